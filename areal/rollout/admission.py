@@ -1,13 +1,13 @@
-"""Which groups may start, and which a batch may take: staleness ≤ η for every sample, by construction.
+"""Decides which groups may start and which a batch may take, so that staleness ≤ η holds for every sample.
 
-A pure state machine without I/O. With i the version (finished updates), B the groups of a batch, η the
+It is a pure state machine without I/O. With i the version (finished updates), B the groups of a batch, η the
 maximum staleness, and N the groups admitted and not rejected:
 
 - *Gate* (arXiv 2505.24298, eq 3): one more group may be admitted while N ≤ (i+η+1)·B, counting it.
 - A group admitted at version v has the *deadline* v+η: the last version whose batch may take it.
-- *Batch at version i*: B complete groups in admission order. One may overtake an unfinished older group
-  only if every group left over can still meet its deadline: for each d ≥ 0, at most d·B of those left have
-  a deadline ≤ i+d.
+- *Batch at version i*: B complete groups in admission order. A group may overtake an unfinished older one
+  only if every remaining group can still meet its deadline: for each d ≥ 0, at most d·B of them have a
+  deadline ≤ i+d.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Outstanding(Generic[T]):
-    """A group admitted and neither consumed nor rejected; ``result`` is None until it is complete."""
+    """A group that is admitted and neither consumed nor rejected; ``result`` is None until it is complete."""
 
     version: int
     result: T | None = None
@@ -32,14 +32,14 @@ class Admission(Generic[T]):
     """Admits groups and hands out batches of their results.
 
     Args:
-        batch: B, groups of one batch.
+        batch: B, number of groups in a batch.
         max_staleness: η; ``math.inf`` never waits for a straggler and never closes the gate.
-        version: the version to start from; that many batches are consumed already.
-        next_id: the first admission number to give out.
+        version: the initial version; this number of batches has already been consumed.
+        next_id: the first admission number to assign.
 
     Attributes:
-        log: called when a group was ``admitted``, has ``finished``, or was ``rejected``: with that word, its
-            number, its version at admission, and its result. It hears nothing of :meth:`take` and
+        log: called when a group is ``admitted``, has ``finished``, or is ``rejected``, with that word, its
+            number, its version at admission, and its result. It is not called by :meth:`take` and
             :meth:`restore`.
     """
 
@@ -57,17 +57,17 @@ class Admission(Generic[T]):
 
     @property
     def counted(self) -> int:
-        """N: groups admitted and not rejected, consumed ones included."""
+        """N: number of groups admitted and not rejected, including consumed ones."""
         return self._counted
 
     @property
     def in_flight(self) -> int:
-        """Admitted groups that are not complete."""
+        """Number of admitted groups that are not complete."""
         return sum(o.result is None for o in self._outstanding.values())
 
     @property
     def complete(self) -> int:
-        """Complete groups that wait to be taken."""
+        """Number of complete groups that wait to be taken."""
         return len(self._outstanding) - self.in_flight
 
     def may_admit(self) -> bool:
@@ -91,7 +91,7 @@ class Admission(Generic[T]):
         return number
 
     def restore(self, number: int, version: int, result: T | None) -> None:
-        """Put back what :meth:`outstanding` returned before a crash; in its order, before any admission."""
+        """Restore a group of :meth:`outstanding` after a crash; in its order, and before any admission."""
         self._outstanding[number] = _Outstanding(version, result)
         self._counted += 1
 
@@ -100,7 +100,7 @@ class Admission(Generic[T]):
         return self._outstanding[number].version
 
     def outstanding(self) -> list[tuple[int, int, T | None]]:
-        """Number, version and result (None: in flight) of each outstanding group, in admission order."""
+        """Return number, version and result (None: in flight) of the outstanding groups, in their order."""
         return [(number, o.version, o.result) for number, o in self._outstanding.items()]
 
     def finish(self, number: int, result: T) -> None:
@@ -112,22 +112,22 @@ class Admission(Generic[T]):
             self.log("finished", number, self._outstanding[number].version, result)
 
     def reject(self, number: int) -> None:
-        """Remove an outstanding group, as if it had not been admitted, because it failed or is of no use."""
+        """Remove an outstanding group that failed or is useless, as if it had not been admitted."""
         version = self._outstanding.pop(number).version
         self._counted -= 1
         if self.log is not None:
             self.log("rejected", number, version, None)
 
     def advance(self, version: int) -> None:
-        """Record that ``version`` updates are finished and that their weights sample now."""
+        """Record that ``version`` updates are finished, and that their weights now sample."""
         if version < self.version:
             raise ValueError(f"the version cannot decrease from {self.version} to {version}")
         self.version = version
 
     def take(self, version: int) -> list[T] | None:
-        """Return the results of the batch for the update at ``version``, or None: wait for more to finish.
+        """Return the results of the batch for the update at ``version``; None: more groups must finish first.
 
-        The groups taken are the B complete ones that were admitted first.
+        The batch consists of the B complete groups that were admitted first.
         """
         chosen = [n for n, o in self._outstanding.items() if o.result is not None][: self.batch]
         if len(chosen) < self.batch or not self._rest_in_time(set(chosen), version):
@@ -140,10 +140,10 @@ class Admission(Generic[T]):
         return results
 
     def _rest_in_time(self, taken: set[int], version: int) -> bool:
-        """Whether all others meet their deadline: for each d, at most d·B of them have one ≤ version+d."""
+        """Return whether all others meet their deadline: for each d, at most d·B have one ≤ version+d."""
         if math.isinf(self.max_staleness):
             return True
-        # Admission order is deadline order, so the k-th one left is the k-th most urgent: it can be in
+        # Admission order is deadline order, so the k-th remaining group is the k-th most urgent: it can be in
         # batch version + 1 + k // B at the earliest.
         left = (o for n, o in self._outstanding.items() if n not in taken)
         return all(

@@ -1,4 +1,4 @@
-"""The arguments of tool calls as JSON: what a model or a program wrote, if a client can read it again."""
+"""Reads the arguments of tool calls as JSON, if clients can read the text of a model or program again."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import math
 from typing import Any, NoReturn
 
 _DEEPEST = 64
-"""Levels of lists and objects: deeper ones end the readers of some clients."""
+"""Maximum levels of lists and objects; deeper ones break the parsers of some clients."""
 
 
 def loads(text: str) -> Any:
-    """Read JSON; models put line ends into strings as they are.
+    """Read JSON; line breaks in strings are accepted unescaped, as models write them.
 
     Raises:
-        ValueError: it is none, or holds what JSON cannot say: a number that is none, half of a character.
+        ValueError: the text is not JSON, or contains a non-finite number or a lone surrogate.
     """
     text = text.strip()
     value, end = first(text)
@@ -24,10 +24,10 @@ def loads(text: str) -> Any:
 
 
 def first(text: str, start: int = 0) -> tuple[Any, int]:
-    """Read the JSON value that begins at a position of a text; return it and where it ends.
+    """Read the JSON value that starts at a position of a text; return it and its end.
 
     Raises:
-        ValueError: as :func:`loads`.
+        ValueError: as in :func:`loads`.
     """
     try:
         value, end = _DECODER.raw_decode(text, start)

@@ -1,4 +1,4 @@
-"""How long an engine was busy, as those see it who send it requests."""
+"""Measures how long an engine was busy, from the perspective of those who send it requests."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class BusyClock:
         self._total = 0.0
 
     def total(self) -> float:
-        """Seconds so far."""
+        """Number of seconds so far."""
         return self._total + (time.monotonic() - self._since if self._requests else 0.0)
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """One request is in flight within."""
+        """Count one request as in flight within the context."""
         if not self._requests:
             self._since = time.monotonic()
         self._requests += 1
@@ -33,10 +33,10 @@ class BusyClock:
             self._requests -= 1
 
     def paused(self, seconds: float, since: float) -> None:
-        """Leave out a pause that is over.
+        """Exclude a pause that is over.
 
         Args:
-            seconds: how long generation was paused.
-            since: :meth:`total` at some time before the pause; without requests, nothing was counted in it.
+            seconds: duration of the pause of generation.
+            since: :meth:`total` at some time before the pause; time without requests was not counted.
         """
         self._total -= min(seconds, self.total() - since)

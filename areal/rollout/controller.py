@@ -1,6 +1,6 @@
-"""Keeps generation fed: starts groups when the gate opens, retries episodes that fail, hands out batches.
+"""Keeps generation busy: starts groups when the gate opens, retries failed episodes, and returns batches.
 
-All of it runs on one event loop. The learner does not block it, so generation continues during an update.
+Everything runs on one event loop. The learner does not block it, so generation continues during an update.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class EpisodeId(NamedTuple):
-    """Which episode of a run: its group, its member of the group, and the attempt (0 unless one failed)."""
+    """An episode of a run: its group, its index in the group, and the attempt (0 unless one failed)."""
 
     group: int
     member: int
@@ -33,7 +33,7 @@ RunEpisode = Callable[[dict[str, Any], EpisodeId], Coroutine[Any, Any, Episode]]
 
 
 class RolloutFailure(UserError):
-    """More groups in a row failed than the budget allows; the last one's error is the cause."""
+    """More consecutive groups failed than the budget allows; the exception's cause is the last error."""
 
 
 @dataclass(eq=False)
@@ -41,15 +41,15 @@ class RolloutController:
     """Runs groups of episodes until it is cancelled.
 
     Attributes:
-        admission: the gate and the buffer; groups in flight there are generated from their beginning.
+        admission: the gate and the buffer; its groups in flight are generated from the beginning.
         run_episode: runs one episode of a task.
         task_of: returns the task of a group, given its number.
-        group_size: episodes of one group.
-        max_concurrent: episodes at once; at least one group.
-        max_retries: how often one episode is run again after an error.
-        max_failures: groups in a row that may fail before :meth:`run` raises RolloutFailure, or the
-            EnvironmentFailure or AgentFailure of the last one.
-        max_equal: reject groups whose rewards are all equal, at most so many in a row (dynamic sampling,
+        group_size: number of episodes in a group.
+        max_concurrent: number of concurrent episodes; at least one group.
+        max_retries: how often one episode is retried after an error.
+        max_failures: number of consecutive groups that may fail before :meth:`run` raises RolloutFailure, or
+            the EnvironmentFailure or AgentFailure of the last one.
+        max_equal: reject groups whose rewards are all equal, at most this number in a row (dynamic sampling,
             arXiv 2503.14476, section 3.2); None: keep them.
     """
 
@@ -81,7 +81,7 @@ class RolloutController:
         self.held_seconds = 0.0
 
     async def run(self) -> None:
-        """Start groups until cancelled; raises what a group raised that cannot be retried."""
+        """Start groups until cancelled; raises an error of a group that cannot be retried."""
         try:
             while self._failed is None:
                 while self._has_room() and (self._lost or self.admission.may_admit()):
@@ -96,8 +96,8 @@ class RolloutController:
     async def next_batch(self, version: int) -> list[Group]:
         """Wait for the groups of the update at ``version``.
 
-        ``held_seconds`` says afterwards for how long enough groups were complete, while older ones had to be
-        waited for: they would have exceeded the maximum staleness.
+        Afterwards, ``held_seconds`` is the time in which enough groups were complete, but older ones had to
+        finish first, because they would have exceeded the maximum staleness.
         """
         held: float | None = None
         while (groups := self.admission.take(version)) is None:
@@ -109,17 +109,17 @@ class RolloutController:
         return groups
 
     def advance(self, version: int) -> None:
-        """Record that the engine samples with the weights of ``version`` now."""
+        """Record that the engine now samples with the weights of ``version``."""
         self.admission.advance(version)
         self._room.set()
 
     @property
     def in_flight(self) -> int:
-        """Episodes that have begun and not ended."""
+        """Number of episodes that have begun and not ended."""
         return self._in_flight
 
     def counts(self) -> dict[str, float]:
-        """Return how often something went wrong so far, under the names of a run's metrics."""
+        """Return the counts of failures so far, under the names of a run's metrics."""
         found = {"retries": self.retries, "failures": self.failures, "punished": self.punished}
         found["regenerated"] = self._regenerated
         if self.max_equal is not None:
@@ -158,7 +158,7 @@ class RolloutController:
         self.admission.finish(number, Group(number, self.admission.admitted_at(number), episodes))
 
     async def _run_members(self, number: int, task: dict[str, Any]) -> list[Episode | BaseException]:
-        """Run each member of a group, again where it fails; return their episodes, or their last errors."""
+        """Run each member of a group, with retries; return their episodes, or their last errors."""
         results: list[Any] = [None] * self.group_size
         running: dict[asyncio.Task[Episode], EpisodeId] = {}
 
@@ -171,7 +171,7 @@ class RolloutController:
             start(EpisodeId(number, member, attempt=0))
         try:
             while running:
-                # One wait for all of them, unless one fails.
+                # A single wait for all of them, unless one fails.
                 done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_EXCEPTION)
                 for episode in done:
                     episode_id = running.pop(episode)
@@ -192,7 +192,7 @@ class RolloutController:
         return results
 
     def _episode_done(self, episode: asyncio.Task[Episode]) -> None:
-        """Make room for another episode; one that failed keeps its room, since it is run again."""
+        """Free the place of an episode; a failed one keeps its place, because it is retried."""
         if episode.cancelled() or episode.exception() is not None:
             return
         self._in_flight -= 1
@@ -224,7 +224,7 @@ class RolloutController:
             raise RolloutFailure(f"{text}; the last one with {explained(error, __file__)}") from error
 
     def _reject_equal(self, number: int, reward: float, limit: int) -> None:
-        """Reject a group with equal rewards, from which nothing can be learned, up to a limit in a row."""
+        """Reject a group with equal rewards, which have no learning signal, up to a limit in a row."""
         self.admission.reject(number)
         self.equal_groups += 1
         self._equal_in_row += 1
@@ -237,7 +237,7 @@ class RolloutController:
 
 
 def _all_equal(episodes: Sequence[Episode]) -> bool:
-    """Whether nobody earned more in one episode than in another: of several players each for itself."""
+    """Return whether the rewards of all episodes are equal; with several players, separately for each."""
     known: dict[str, float] = {}
     return all(known.setdefault(name, x) == x for e in episodes for name, x in e.returns.items())
 

@@ -1,7 +1,7 @@
-"""Tokens in, tokens out: one conversation as ids that only grow.
+"""Tokens in, tokens out: a conversation as token ids that only grow.
 
-What was sampled is trained on, token for token, once: a branch of a conversation has the tokens that the two
-share as context only.
+Each sampled token is trained on exactly as sampled, and once: in a branch of a conversation, the shared
+tokens are only context.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from areal.trajectory import Finish, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """The end of a sampled turn, from which a conversation may go on or branch: how much of it lies before.
+    """The end of a sampled turn, from which a conversation may continue or branch, and its extent.
 
     Attributes:
-        messages: number of messages, the response included.
-        tokens: number of tokens, the response included.
-        prompt_chars: characters of the prompt's text, without the response.
-        tools: that the prompt shows.
+        messages: number of messages up to it, including the response.
+        tokens: number of tokens up to it, including the response.
+        prompt_chars: number of characters of the prompt's text, without the response.
+        tools: the tools in the prompt.
     """
 
     messages: int
@@ -37,18 +37,18 @@ class TurnEnd:
 
 
 class Conversation:
-    """The growing ids of one conversation, with what the learner must know of each.
+    """The growing ids of one conversation, with the learner's data for each.
 
     Args:
-        origin: the conversation that this one branches off; its tokens up to ``end`` are context here.
+        origin: the conversation from which this one branches off; its tokens up to ``end`` are context here.
         end: the turn of ``origin`` after which it branches off.
 
     Attributes:
         ids: all tokens.
-        images: whose placeholders are among them.
-        prompt_text: the prompt of the last response, as text.
-        messages: each response with its text as it was sampled (``messages.SAID``).
-        turn_ends: one for each turn that was sampled here.
+        images: the images whose placeholders are among them.
+        prompt_text: the text of the last response's prompt.
+        messages: all messages; responses include their sampled text (``messages.SAID``).
+        turn_ends: the end of each turn that was sampled here.
         busy: whether its next response is being sampled.
     """
 
@@ -80,7 +80,7 @@ class Conversation:
         self._append(ids, [False] * len(ids), [0.0] * len(ids), [-1] * len(ids))
 
     def append_completion(self, completion: Completion, call: int, thought: Thought | None = None) -> None:
-        """Append the response to the episode's ``call``-th call, and what of it is its thought."""
+        """Append the response to the episode's ``call``-th call, and the part of it that is its thought."""
         self._turns.append(len(self.ids))
         self._calls.append(call)
         self._rewards.append(0.0)
@@ -91,13 +91,13 @@ class Conversation:
         self._append_experts(completion.experts)
 
     def end_turn(self, prompt: Prompt, messages: list[Message], tools: Sequence[Tool] = ()) -> TurnEnd:
-        """Set the messages, which end with the response just appended, and the prompt that led to it."""
+        """Set the messages, which end with the response just appended, and the prompt of that response."""
         self.prompt_text, self.messages = prompt.text, messages
         self.turn_ends.append(TurnEnd(len(messages), len(self.ids), len(prompt.text), tools))
         return self.turn_ends[-1]
 
     def continues_from(self, end: TurnEnd) -> bool:
-        """Whether the next response there may be part of this conversation; else it is a branch of it."""
+        """Return whether the next response at this end may join this conversation; else it is a branch."""
         return end is self.turn_ends[-1] and not self.busy
 
     def credit(self, reward: float) -> None:
@@ -106,16 +106,16 @@ class Conversation:
 
     @property
     def experts_known(self) -> int:
-        """Of how many of its first tokens the experts are known."""
+        """Number of its first tokens whose experts are known."""
         return sum(map(len, self._experts))
 
     @property
     def experts(self) -> np.ndarray | None:
-        """Those of its first tokens; see :class:`areal.trajectory.Trajectory`."""
+        """The experts of its first tokens; see :class:`areal.trajectory.Trajectory`."""
         return np.concatenate(self._experts) if self._experts else None
 
     def trajectory(self) -> Trajectory:
-        """Return the conversation as the learner wants it."""
+        """Return the conversation in the form of the learner."""
         return Trajectory(
             tokens=np.asarray(self.ids, dtype=np.int32),
             loss_mask=np.asarray(self._mask, dtype=bool),
@@ -131,7 +131,7 @@ class Conversation:
         )
 
     def _append_experts(self, experts: np.ndarray | None) -> None:
-        """Add those of the first tokens that have none."""
+        """Add the experts of the first tokens that have none yet."""
         if experts is not None and len(new := experts[: len(self.ids) - self.experts_known]):
             self._experts.append(new)
 

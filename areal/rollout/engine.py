@@ -13,31 +13,31 @@ from areal.images import Image
 from areal.trajectory import Finish
 
 Interruption = Literal["recompute", "keep", "drain"]
-"""What new weights do to the requests in flight; see :mod:`areal.rollout.vllm_engine`."""
+"""The effect of new weights on requests in flight; see :mod:`areal.rollout.vllm_engine`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample one continuation.
+    """The sampling settings of one continuation.
 
-    With ``top_p``, ``top_k`` or ``min_p`` the log-probabilities are those of the truncated, renormalised
-    distribution that was sampled from: not the learner's, so training does not use them.
+    With ``top_p``, ``top_k`` or ``min_p``, the log-probabilities are those of the truncated, renormalised
+    sampling distribution. They differ from the learner's, so training does not use these settings.
 
     Attributes:
-        max_tokens: longest continuation, the ending token included.
+        max_tokens: maximum length of the continuation, including the ending token.
         temperature: 0 is greedy; the log-probabilities are then those of the plain distribution.
-        top_p: sample among the likeliest tokens that together have this probability.
-        top_k: sample among so many likeliest tokens; 0: all.
-        min_p: sample among tokens at least this share as likely as the likeliest.
-        stop: strings that end the continuation; the tokens that spell them are part of it.
-        seed: makes this request's sampling reproducible; null: the engine's own random state.
-        ignore_eos: go on past the end-of-sequence token (for measurements).
-        presence_penalty, frequency_penalty, repetition_penalty: of tokens that were there before, as vLLM has
-            them; not the learner's, either.
-        schema: a JSON schema that the text has to conform to; empty: any text.
-        thinking_budget: longest thought, which is ended then; None: as long as the continuation. Engines
-            leave that to :mod:`areal.rollout.thought_budget`.
-        experts_from: the first token whose experts are told: those before it, all in the prompt, are known.
+        top_p: sample among the most likely tokens that together have this probability.
+        top_k: sample among this number of most likely tokens; 0: all.
+        min_p: sample among tokens whose probability is at least this share of the highest.
+        stop: strings that end the continuation; their tokens are part of it.
+        seed: makes this request's sampling reproducible; None: the engine's own random state.
+        ignore_eos: continue past the end-of-sequence token (for measurements).
+        presence_penalty, frequency_penalty, repetition_penalty: penalties on earlier tokens, as in vLLM; the
+            learner does not have them, either.
+        schema: a JSON schema to which the text must conform; empty: any text.
+        thinking_budget: maximum length of the thought, which then ends; None: that of the continuation.
+            Engines leave it to :mod:`areal.rollout.thought_budget`.
+        experts_from: the first token whose experts are returned; earlier ones, all in the prompt, are known.
     """
 
     max_tokens: int
@@ -57,10 +57,10 @@ class Sampling:
 
     @property
     def is_divisible(self) -> bool:
-        """Whether what is sampled in two parts, the first as a prompt of the second, is the same as in one.
+        """Whether sampling in two parts, the first as a prompt of the second, gives the same distribution.
 
-        A stop string may begin in the first part, a seed samples the same again, and penalties and a schema
-        tell the response from the prompt.
+        It does not with stop strings, which may begin in the first part; with a seed, which would repeat
+        samples; and with penalties and a schema, which distinguish the response from the prompt.
         """
         penalties = self.presence_penalty, self.frequency_penalty, self.repetition_penalty
         return not (self.stop or self.schema) and self.seed is None and penalties == (0, 0, 1)
@@ -71,14 +71,14 @@ class Completion:
     """One sampled continuation.
 
     Attributes:
-        ids: the sampled tokens ``[T]``, the ending token included, and what was put in to end a thought.
-        logprobs: their log-probabilities ``[T]`` under the weights that sampled them, after temperature; 0 of
-            what was put in.
-        versions: the version of those weights ``[T]``; it may rise inside one continuation; -1 of what was
-            put in.
-        finish: how it ended; what was aborted is not whole, and must not be trained on.
-        experts: of prompt and continuation together, as :class:`areal.trajectory.Trajectory` has them, from
-            the token on that was asked for.
+        ids: the sampled tokens ``[T]``, including the ending token, and tokens inserted to end a thought.
+        logprobs: their log-probabilities ``[T]`` under the weights that sampled them, after temperature; 0
+            for inserted tokens.
+        versions: the version of those weights ``[T]``, which may rise within one continuation; -1 for
+            inserted tokens.
+        finish: how it ended; an aborted continuation is incomplete, and must not be trained on.
+        experts: experts of prompt and continuation together, as in :class:`areal.trajectory.Trajectory`, from
+            the requested token on.
     """
 
     ids: list[int]
@@ -90,7 +90,7 @@ class Completion:
 
 @dataclass(slots=True)
 class Partial:
-    """The part of a continuation that was sampled so far, with the fields of :class:`Completion`."""
+    """The part of a continuation that has been sampled so far, with the fields of :class:`Completion`."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -108,7 +108,7 @@ class Partial:
 
 
 class GenerationAborted(RuntimeError):
-    """A response is not whole. Its episode fails and is run again; nothing of it is trained on."""
+    """A response is incomplete. Its episode fails and is run again, and nothing of it is trained on."""
 
 
 class Sampler(Protocol):
@@ -117,9 +117,9 @@ class Sampler(Protocol):
     async def generate(
         self, ids: list[int], sampling: Sampling, *, images: Sequence[Image] = ()
     ) -> Completion:
-        """Continue ``ids``, among which are the placeholders of ``images``.
+        """Continue ``ids``, which contain the placeholders of ``images``.
 
-        If the call is cancelled, the request is given up.
+        If the call is cancelled, the request is aborted.
         """
         ...
 
@@ -129,20 +129,20 @@ class Engine(Sampler, Protocol):
 
     @property
     def version(self) -> int:
-        """The version of the weights that sample now."""
+        """The version of the weights that currently sample."""
         ...
 
     @property
     def busy_seconds(self) -> float:
-        """Seconds so far in which the engine was generating."""
+        """Number of seconds so far in which the engine was generating."""
         ...
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
         """Open the engine's end of the weight transfer before the first load.
 
         Args:
-            init_infos: one info for each engine. If there are none, the end is closed: the learner was lost,
-                and its memory, which the engine maps, is freed by that.
+            init_infos: one info for each engine. If there are none, the end is closed: the learner is lost,
+                and this frees its memory, which the engine maps.
         """
         ...
 
@@ -150,16 +150,17 @@ class Engine(Sampler, Protocol):
         """Load the weights that the learner has written. Requests that begin afterwards sample with them.
 
         Args:
-            version: of these weights.
-            digest: that they must have before anything is sampled with them (areal.weights.digest); empty:
-                any.
+            version: version of these weights.
+            digest: required digest of the weights, before anything is sampled with them
+                (areal.weights.digest); empty: any.
 
         Returns:
-            Metrics of the load: seconds that parts of it took, under their names in a run's metrics.
+            Metrics of the load: seconds of its parts, under their names in a run's metrics.
 
         Raises:
-            EngineLost: the engine has died, or cannot load the weights, or what came are others.
+            EngineLost: the engine has died, cannot load the weights, or has received other weights.
             TransferFailed: the weights did not arrive. Generation is paused until the engine has connected
+                again and loaded a version.
                 again and loaded a version.
         """
         ...
@@ -170,7 +171,7 @@ class Engine(Sampler, Protocol):
 
 
 class SingleEngine(Engine, Protocol):
-    """One of several engines, any of which may be lost while the others go on."""
+    """One of several engines, any of which may be lost while the others continue."""
 
     async def generate(
         self,
@@ -180,14 +181,14 @@ class SingleEngine(Engine, Protocol):
         *,
         images: Sequence[Image] = (),
     ) -> Completion:
-        """Continue ``ids``. If the call is cancelled, the request is given up.
+        """Continue ``ids``. If the call is cancelled, the request is aborted.
 
         Args:
             ids: the tokens of the prompt.
-            sampling: how to sample.
-            partial: an empty one, to which the engine adds about once a second what it has sampled meanwhile,
-                so that another engine can go on from there if this one is lost.
-            images: whose placeholders are among the tokens.
+            sampling: the sampling settings.
+            partial: an empty object, to which the engine adds about once a second what it has sampled, so
+                that another engine can continue from there if this one is lost.
+            images: the images whose placeholders are among the tokens.
 
         Raises:
             EngineLost: the engine is lost.
@@ -199,7 +200,7 @@ class SingleEngine(Engine, Protocol):
         ...
 
     async def lives(self) -> None:
-        """Return once the engine has shown that it is not frozen.
+        """Return when the engine has shown that it is not frozen.
 
         Raises:
             EngineLost: the engine is lost.

@@ -1,7 +1,7 @@
 """The engines of a run as one :class:`areal.rollout.engine.Engine`. Engines may join, leave, and be lost.
 
 Requests of one task (members of a group, turns of their conversations) go to an engine whose prefix cache
-knows how they begin; see :mod:`areal.rollout.router`.
+contains their beginning; see :mod:`areal.rollout.router`.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from areal.waiting import cancel
 T = TypeVar("T")
 
 _BEGINNING = 64
-"""Tokens by which requests count as beginning alike, if their task is not known."""
+"""Number of first tokens by which requests count as similar, if their task is not known."""
 _SILENCE = 3.0
-"""Seconds without a heartbeat after which an engine counts as frozen: a long prompt takes less."""
+"""Seconds without a heartbeat after which an engine counts as frozen; a long prompt takes less."""
 
 
 class Engines:
     """Spreads requests over several engines with the same model.
 
-    If an engine is lost, its requests go on elsewhere from the tokens that are known of them. If there is no
-    other engine, they wait for one.
+    If an engine is lost, its requests continue elsewhere from the tokens that are known. If there is no other
+    engine, they wait for one.
 
     Args:
         engines: the engines by their names.
-        in_turn: whether they load new weights one after the other, in this order; otherwise all at once.
+        in_turn: whether they load new weights one after the other, in this order; if not, all at once.
 
     Attributes:
         engines: the present engines by their names.
-        requests: how many requests each engine has been given so far.
-        on_lost: called with name, engine and error when an engine is lost and has been left out. None: the
+        requests: number of requests that each engine has received so far.
+        on_lost: called with name, engine and error when an engine is lost and has been removed. None: the
             loss of an engine ends everything, and every later call raises its error.
         on_loaded: called with name, version, digest and the seconds of the pause when an engine has loaded
             these weights.
-        continued: how many requests went on elsewhere from the tokens that they had.
-        restarted: how many requests began again elsewhere: none of their tokens were known or, of an engine
-            that computes wrongly, to be trusted, or what they sample cannot be divided
-            (:attr:`Sampling.is_divisible`).
-        outages: how often so far requests may have begun to wait for long, or ceased to: an engine was lost,
-            stood still, or joined, a load failed, or engines were connected anew.
+        continued: number of requests that continued elsewhere from their tokens.
+        restarted: number of requests that began again elsewhere: none of their tokens were known; or the
+            engine computed wrong results, so that they could not be trusted; or their sampling cannot be
+            divided (:attr:`Sampling.is_divisible`).
+        outages: number of times at which requests may have begun or ceased to wait for long: an engine was
+            lost, stalled or joined, a load failed, or engines were connected again.
     """
 
     on_lost: Callable[[str, SingleEngine, EngineLost], None] | None = None
@@ -68,20 +68,20 @@ class Engines:
         self._joined = asyncio.Event()
         self.requests = dict.fromkeys(engines, 0)
         self.continued = self.restarted = self.outages = 0
-        self._version = 0  # of the weights, where there is no engine
-        self._distrusted = WeakSet[Any]()  # engines that were lost because they compute wrongly
+        self._version = 0  # of the weights, if there is no engine
+        self._distrusted = WeakSet[Any]()  # engines that were lost because they computed wrong results
         self._busy, self._busy_before = 0.0, dict.fromkeys(engines, 0.0)
         for name, engine in engines.items():
             engine.watch(partial(self._lose, name, engine))
 
     @property
     def in_flight(self) -> Mapping[str, int]:
-        """The number of requests in flight on each engine."""
+        """Number of requests in flight on each engine."""
         return {name: len(running) for name, running in self._running.items()}
 
     @property
     def leaving(self) -> set[str]:
-        """The names of the engines that get no new requests."""
+        """Names of the engines that get no new requests."""
         return self.engines.keys() - self._router.in_flight.keys()
 
     @property
@@ -91,12 +91,12 @@ class Engines:
 
     @property
     def busy_seconds(self) -> float:
-        """Seconds so far in which the engines were generating, on average."""
+        """Mean number of seconds so far in which an engine was generating."""
         since = (busy - self._busy_before[name] for name, busy in self._busy_now().items())
         return self._busy + sum(since) / max(1, len(self.engines))
 
     def counts(self) -> dict[str, float]:
-        """Return how many requests went on elsewhere so far, under the names of a run's metrics."""
+        """Return how many requests continued elsewhere so far, under the names of a run's metrics."""
         return {"rollout/continued": float(self.continued), "rollout/restarted": float(self.restarted)}
 
     def add(self, name: str, engine: SingleEngine) -> None:
@@ -117,15 +117,15 @@ class Engines:
         self._joined.set()
 
     def retire(self, name: str) -> None:
-        """Give an engine no new requests from now on."""
+        """Stop sending new requests to an engine."""
         self._router.remove(name)
 
     async def drain(self, name: str, patience: float | None = None) -> None:
-        """Wait until an engine that is retired has no requests in flight. It still loads new weights.
+        """Wait until a retired engine has no requests in flight. It still loads new weights.
 
         Args:
             name: the name of the engine.
-            patience: seconds after which its requests go on on other engines; None: never.
+            patience: seconds after which its requests continue on other engines; None: never.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
@@ -140,7 +140,7 @@ class Engines:
             await self._finished.wait()
 
     def remove(self, name: str) -> SingleEngine:
-        """Leave out an engine that is drained, and return it. No load may be in flight."""
+        """Remove a drained engine, and return it. No load may be in progress."""
         assert name in self.leaving, f"{name} still receives requests"
         assert not self._running[name], f"{name} has requests in flight"
         return self._take_out(name)
@@ -153,12 +153,12 @@ class Engines:
         return engine
 
     def lose(self, name: str, error: EngineLost) -> None:
-        """Leave out an engine that is lost. Its requests in flight have failed, or are about to fail."""
+        """Remove a lost engine. Its requests in flight have failed, or are about to fail."""
         if (engine := self.engines.get(name)) is not None:
             self._lose(name, engine, error)
 
     def _lose(self, name: str, engine: SingleEngine, error: EngineLost) -> None:
-        """Leave out an engine that is lost, unless that has been done already."""
+        """Remove a lost engine, unless that has already happened."""
         if self.engines.get(name) is not engine:
             return
         if isinstance(error, WrongNumbers):
@@ -189,11 +189,11 @@ class Engines:
     ) -> tuple[Completion, str]:
         """Continue ``ids`` where the prefix cache knows them; see :meth:`areal.rollout.router.Router.start`.
 
-        If the engine is lost or leaves meanwhile, the request goes on on another one. The tokens that are
-        known belong to the prompt there, and each keeps its version and its log-probability.
+        If the engine is lost or leaves during this time, the request continues on another one. The known
+        tokens become part of the prompt there, and each keeps its version and its log-probability.
 
         Returns:
-            The completion, and the name of the engine that it is from.
+            The completion, and the name of the engine that finished it.
         """
         sampled = Partial()
         while True:
@@ -203,7 +203,7 @@ class Engines:
             completion = await self._try(which, ids + sampled.ids, rest, more, images)
             if completion is not None:
                 sampled.extend(completion)
-                # What was sampled elsewhere is a prompt here, and has experts, too.
+                # Tokens that were sampled elsewhere are a prompt here, and need experts, too.
                 return replace(
                     completion, ids=sampled.ids, logprobs=sampled.logprobs, versions=sampled.versions
                 ), which
@@ -216,14 +216,14 @@ class Engines:
                 return Completion(sampled.ids, sampled.logprobs, sampled.versions, "length"), which
 
     async def _start(self, key: int, last: str) -> str:
-        """Choose an engine, and wait for one if there is none."""
+        """Choose an engine; wait for one if there is none."""
         await self.until_there()
         which = self._router.start(key, last)
         self.requests[which] += 1
         return which
 
     async def until_there(self) -> None:
-        """Wait until there is an engine that gets requests."""
+        """Wait until there is an engine that accepts requests."""
         self._check()
         while not self._router.in_flight:
             self._joined.clear()
@@ -233,7 +233,7 @@ class Engines:
     async def _try(
         self, which: str, ids: list[int], sampling: Sampling, more: Partial, images: Sequence[Image]
     ) -> Completion | None:
-        """Return what an engine samples; None: the engine is lost or leaves, and has sampled ``more``."""
+        """Return an engine's completion; None: the engine is lost or leaves, and has sampled ``more``."""
         engine, running = self.engines[which], self._running[which]
         limit = asyncio.timeout(None)
         running.add(limit)
@@ -252,13 +252,13 @@ class Engines:
                 more.clear()
         finally:
             running.discard(limit)
-            if self.engines.get(which) is engine:  # otherwise another engine may have the name now
+            if self.engines.get(which) is engine:  # otherwise another engine may now have this name
                 self._router.finish(which)
             self._finished.set()
         return None
 
     def of_task(self, task: dict[str, Any]) -> EpisodeEngines:
-        """Return the engines as an episode of a task sees them."""
+        """Return the engines from the perspective of an episode of a task."""
         return EpisodeEngines(self, crc32(repr(task).encode()))
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
@@ -280,13 +280,14 @@ class Engines:
         await _all_of(self._doing(name, engine, engine.connect(info)) for name, engine, info in engines)
 
     async def load(self, version: int, digest: str = "") -> dict[str, float]:
-        """Load new weights in all engines, at once or in turn. Each engine stops for its own load only.
+        """Load new weights in all engines, at once or in turn. Each engine only pauses for its own load.
 
-        An engine that is lost meanwhile is left out. If another one fails, those that have begun end their
-        loads.
+        An engine that is lost during this time is removed. If another one fails, those that have begun finish
+        their loads.
 
         Returns:
-            The metrics of :meth:`areal.rollout.engine.Engine.load`, each from the engine where it is worst.
+            The metrics of :meth:`areal.rollout.engine.Engine.load`, each from the engine with the worst
+            value.
 
         Raises:
             TransferFailed: not all engines have the version.
@@ -319,7 +320,7 @@ class Engines:
         return metrics
 
     async def _doing(self, name: str, engine: SingleEngine, work: Coroutine[Any, Any, T]) -> T | None:
-        """Wait for some work of an engine; None: the engine is lost."""
+        """Wait for a task of an engine; None: the engine is lost."""
         try:
             return await work
         except EngineLost as error:
@@ -329,7 +330,7 @@ class Engines:
             return None
 
     async def show_life(self) -> None:
-        """Wait until each engine has shown that it lives, or is lost. One that takes long has stood still."""
+        """Wait until each engine has responded or is lost. One that takes long counts as stalled."""
         begun = time.monotonic()
         engines = self.engines.items()
         await _all_of(self._doing(name, engine, engine.lives()) for name, engine in engines)
@@ -346,11 +347,11 @@ class Engines:
 
     def _check(self) -> None:
         if self._error is not None:
-            raise self._error.with_traceback(None)  # else it grows with each raise, and so does the log
+            raise self._error.with_traceback(None)  # else it, and so the log, grows with each raise
 
 
 async def _all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Wait until all works have ended. Then raise an error, of a loss rather than of what the loss led to."""
+    """Wait until all tasks have ended. Then raise an error, preferably a loss rather than its consequence."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         if tasks:
@@ -363,11 +364,11 @@ async def _all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 class EpisodeEngines:
-    """Several engines as an episode sees them: it stays with the engine that it was on last.
+    """Several engines from the perspective of an episode, which stays with its last engine.
 
     Args:
         engines: all engines.
-        key: the same for all episodes of a task.
+        key: a key that is the same for all episodes of a task.
     """
 
     def __init__(self, engines: Engines, key: int) -> None:
@@ -375,7 +376,7 @@ class EpisodeEngines:
         self._outages = engines.outages
 
     async def disturbed(self) -> bool:
-        """Whether the episode may have waited for long because of an outage, which may still go on."""
+        """Return whether the episode may have waited for long because of an outage, which may still last."""
         if self._engines.outages == self._outages:
             await self._engines.show_life()
         return self._engines.outages > self._outages

@@ -1,4 +1,4 @@
-"""Calls of environments, which are on threads of this process or in processes of their own."""
+"""Calls of environments, on threads of this process or in separate processes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from areal.threads import Outcome
 
 Make = Callable[[], Any]
-"""Makes an environment."""
+"""Creates an environment."""
 
 
 class CallFailed(Exception):
-    """A call raised, or its process ended. The message goes on after the name of the call."""
+    """A call raised, or its process ended. The message follows the name of the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class EnvCall:
     """A call in flight.
 
     Attributes:
-        outcome: the result, or else a UserError, an EnvironmentFailure or a CallFailed.
-        location: returns where the call is, as far as that is known.
+        outcome: the result, or a UserError, an EnvironmentFailure or a CallFailed.
+        location: returns the position of the call, as far as it is known.
         abandon: called if the call is not over when nobody waits for it any longer.
         rest: called if it is over.
     """

@@ -1,7 +1,7 @@
-"""Environments in processes of their own, one each.
+"""Environments in separate processes, one each.
 
-A process can be ended whatever it does, even if native code keeps the interpreter's lock. If it ends by a
-crash or by the kernel, nothing else ends with it.
+A process can be ended in any state, even if native code holds the interpreter's lock. If it crashes or is
+killed by the kernel, nothing else ends with it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from areal.threads import Outcome
 from areal.waiting import cancel
 
 _GRACE = 10.0
-"""Seconds that an environment has to close before its process is killed."""
+"""Seconds for an environment to close before its process is killed."""
 _NOT_SENT = (pickle.PicklingError, TypeError, AttributeError, ImportError)
-"""Errors that making an environment raises if another process cannot find its code."""
+"""Errors of creating an environment in another process that cannot find its code."""
 
 
 class EnvProcess(Protocol):
@@ -45,19 +45,19 @@ class EnvProcess(Protocol):
 
 
 StartEnv = Callable[[str, Mapping[str, str], type[EnvWorker]], Awaitable[EnvProcess]]
-"""Starts a process with a worker, given its name and further variables of its environment."""
+"""Starts a process with a worker, given its name and additional environment variables."""
 
 
 class ProcessEnvs:
-    """Environments in processes of their own, one each.
+    """Environments in separate processes, one each.
 
     Args:
         start: starts a process.
-        make: makes an environment there; it can be pickled.
+        make: creates an environment there; it can be pickled.
         name: the name of the environment.
 
     Attributes:
-        left_behind: calls that were abandoned and still go on: none, since their processes are killed.
+        left_behind: number of abandoned calls that still run: always 0, because their processes are killed.
     """
 
     left_behind = 0
@@ -73,8 +73,8 @@ class ProcessEnvs:
         self._closing: set[asyncio.Task[None]] = set()
 
     def make(self) -> EnvCall:
-        """Start a process and make an environment there."""
-        outcome = asyncio.ensure_future(_tried(self._made()))  # cancelled, it ends its process itself
+        """Start a process and create an environment in it."""
+        outcome = asyncio.ensure_future(_tried(self._made()))  # if cancelled, it ends its process itself
         self._making.add(outcome)
         outcome.add_done_callback(self._making.discard)
         return EnvCall(outcome, location=lambda: "it is in a new process")
@@ -99,7 +99,7 @@ class ProcessEnvs:
         return process
 
     def call(self, env: EnvProcess, method: str, *args: Any, **kwargs: Any) -> EnvCall:
-        """Call a method of an environment, of which no other call is in flight."""
+        """Call a method of an environment that has no other call in flight."""
         answer = self._answer(env, EnvWorker.call, method, args, kwargs)
         return EnvCall(
             asyncio.ensure_future(_tried(answer)),
@@ -146,9 +146,9 @@ class ProcessEnvs:
         return {kind: sum(known[kind] for known in self._faults.values()) for kind in faults.KINDS}
 
     async def close(self, grace: float) -> None:
-        """End all processes; those of idle environments are being closed already."""
+        """End all processes; those of idle environments are already closing."""
         await cancel(*self._making)
-        for process in list(self._processes):  # in the middle of a call
+        for process in list(self._processes):  # with a call in flight
             self._kill(process)
         if self._closing:
             _, late = await asyncio.wait(self._closing, timeout=grace)

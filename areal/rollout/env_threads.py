@@ -1,7 +1,7 @@
-"""Environments of this process, each call on a thread.
+"""Environments of this process, with each call on a thread.
 
-A thread cannot be ended from outside, unless it runs Python code: one whose call takes too long is left
-behind and replaced.
+A thread cannot be ended from outside unless it runs Python code; a thread whose call takes too long is
+abandoned and replaced.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class ThreadEnvs:
-    """Environments on threads of this process; each call is on a thread of its own.
+    """Environments on threads of this process; each call runs on a separate thread.
 
     Args:
-        make: makes an environment.
+        make: creates an environment.
         name: the name of the environment in the log.
     """
 
@@ -38,20 +38,20 @@ class ThreadEnvs:
 
     @property
     def left_behind(self) -> int:
-        """Return how many abandoned calls went on when the last one was abandoned, that one included."""
+        """Return how many abandoned calls were running when the last one was abandoned, with that one."""
         return len(self._left)
 
     def make(self) -> EnvCall:
-        """Make an environment."""
+        """Create an environment."""
         return self._start(None, self._make)
 
     def call(self, env: Any, method: str, *args: Any, **kwargs: Any) -> EnvCall:
-        """Call a method of an environment, of which no other call is in flight."""
+        """Call a method of an environment that has no other call in flight."""
         return self._start(env, lambda: getattr(env, method)(*args, **kwargs))
 
     def _start(self, env: Any, call: Callable[[], Any]) -> EnvCall:
         thread = self._resting.pop() if self._resting else CallThread("areal-env")
-        context = contextvars.copy_context()  # spans of the call belong to the episode, too
+        context = contextvars.copy_context()  # spans of the call also belong to the episode
         return EnvCall(
             asyncio.wrap_future(thread.start(lambda: context.run(_made, call))),
             location=lambda: f"it is at {thread.location(__file__)}",
@@ -64,7 +64,7 @@ class ThreadEnvs:
         self._left = [(t, e) for t, e in self._left if t.alive] + [(thread, env)]
 
     def drop(self, env: Any) -> None:
-        """Close an environment in the background, unless a call of it still goes on."""
+        """Close an environment in the background, unless one of its calls is still running."""
         if any(env is held for _, held in self._left):
             return
 
@@ -81,7 +81,7 @@ class ThreadEnvs:
         return {}
 
     async def close(self, grace: float) -> None:
-        """Wait up to ``grace`` seconds for what is being closed, and end the threads that do not hang."""
+        """Wait up to ``grace`` seconds for environments to close, and end the threads that do not hang."""
         for thread in self._resting:
             thread.end()
         if self._closer is None:
@@ -94,7 +94,7 @@ class ThreadEnvs:
 
 
 def _made(call: Callable[[], Any]) -> Any:
-    """Make a call; what it raises becomes a CallFailed, unless its message is a line for the user already."""
+    """Make a call; an exception becomes a CallFailed, unless its message is already a line for the user."""
     result, error = tried(call)
     if error is None:
         return result

@@ -1,4 +1,4 @@
-"""Runs in the process of one environment, and makes its calls on the main thread, one after another."""
+"""Runs in the process of one environment, and makes its calls on the main thread, one after the other."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Answer(NamedTuple):
 
     Attributes:
         result: a pickle of what the call returned.
-        wrong: what went wrong, in words that go on after the name of the call; empty: nothing.
+        wrong: description of the error, which follows the name of the call; empty: there is none.
         trace: the traceback of the error, if there is one.
-        faults: failures of the infrastructure in this process so far (areal/faults.py).
-        spans: what the call did when.
+        faults: number of failures of the infrastructure in this process so far (areal/faults.py).
+        spans: the timeline of the call.
     """
 
     result: bytes
@@ -36,13 +36,13 @@ class Answer(NamedTuple):
 
 
 class EnvWorker:
-    """One environment in a process of its own, in which it is made and closed."""
+    """One environment in its own process, in which it is created and closed."""
 
     def __init__(self) -> None:
         self._env: Any = None
 
     def make(self, make: Make) -> Answer:
-        """Make the environment."""
+        """Create the environment."""
 
         def keep() -> None:
             self._env = make()
@@ -54,7 +54,7 @@ class EnvWorker:
         return _answer(lambda: getattr(self._env, method)(*args, **kwargs))
 
     def close(self) -> None:
-        """Close the environment. What it raises is written to standard error."""
+        """Close the environment. Its exceptions are written to standard error."""
         if self._env is not None:
             _, error = tried(self._env.close)
             if error is not None:
@@ -62,7 +62,7 @@ class EnvWorker:
 
 
 def _answer(call: Callable[[], Any]) -> Answer:
-    """Make a call. A UserError or an EnvironmentFailure is raised as it is."""
+    """Make a call. A UserError or an EnvironmentFailure is raised unchanged."""
     spans: list[Span] = []
     with collect(spans):
         result, error = tried(call)
@@ -88,7 +88,7 @@ def _refusal(value: Any) -> Exception | None:
 
 
 def _culprit(result: Any, place: str = "") -> str:
-    """Return the smallest part of a result that cannot be sent, as ``info['board'] (a Lock)``."""
+    """Return the smallest part of a result that cannot be sent, such as ``info['board'] (a Lock)``."""
     named = ("observation", "reward", "terminated", "truncated", "info")
     if isinstance(result, tuple) and not place:
         names = named if len(result) == len(named) else ("observation", "info")

@@ -1,8 +1,8 @@
-"""The environments of a run: instances that are used again, and the calls of them.
+"""The environments of a run: reusable instances, and their calls.
 
-An environment is other people's code: it may raise anything, return anything, or never return. Each of these
-becomes an :class:`areal.errors.EnvironmentFailure` that names the environment, the call and the task. Nothing
-waits for a call longer than the time limit, and the end of a run waits for no call.
+An environment is third-party code: it may raise any exception, return any value, or never return. Each of
+these becomes an :class:`areal.errors.EnvironmentFailure` that names the environment, the call and the task.
+Nothing waits for a call longer than the time limit, and the end of a run waits for no call.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from areal.spans import span
 log = logging.getLogger(__name__)
 
 _MAX_ABANDONED = 100
-"""Threads left behind, of one run."""
+"""Maximum number of abandoned threads of a run."""
 
 
 class EnvCalls(asyncio.Semaphore):
-    """Lets so many calls of environments go on at once, and knows them.
+    """Limits the number of concurrent calls of environments, and keeps track of them.
 
     Attributes:
-        since: when each call in flight began, by the task that waits for it: monotonic seconds.
-        done: calls that are over.
+        since: start of each call in flight, by the task that waits for it, in monotonic seconds.
+        done: number of finished calls.
     """
 
     def __init__(self, limit: int) -> None:
@@ -50,7 +50,7 @@ class EnvCalls(asyncio.Semaphore):
         self.since[asyncio.current_task()] = time.monotonic()
 
     async def __aexit__(self, *failure: Any) -> None:
-        """The call is over."""
+        """Record that the call is over."""
         del self.since[asyncio.current_task()]
         self.done += 1
         await super().__aexit__(*failure)
@@ -59,21 +59,21 @@ class EnvCalls(asyncio.Semaphore):
 class EnvironmentPool:
     """Environment instances that are reused from episode to episode.
 
-    ``step`` may block on a verifier, so it never runs on the event loop, but on a thread; or, where ``start``
+    ``step`` may block on a verifier, so it never runs on the event loop. It runs on a thread or, if ``start``
     is given, in a process, one for each instance.
 
     Args:
-        make: makes an environment; for a process it must be possible to pickle it.
-        workers: calls at once.
-        time_limit: seconds of one call. A thread whose call takes longer is left behind and replaced. If
-            more than ``workers`` calls hang before an episode finishes, the run ends. A process whose call
-            takes longer is killed.
+        make: creates an environment; it must be picklable if processes are used.
+        workers: number of concurrent calls.
+        time_limit: time limit of one call, in seconds. A thread that exceeds it is abandoned and replaced. If
+            more than ``workers`` calls hang before an episode finishes, the run ends. A process that exceeds
+            it is killed.
         slow: seconds after which a call in flight is logged.
         start: starts a process for an environment; None: environments are called on threads.
 
     Attributes:
-        calls: in flight.
-        name: of the environment, for messages.
+        calls: the calls in flight.
+        name: name of the environment, for messages.
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class EnvironmentPool:
     async def lend(self) -> AsyncIterator[Any]:
         """Lend an environment for one episode: an idle one, or a new one.
 
-        After an error, or when the episode is cancelled, it is closed.
+        After an error, or if the episode is cancelled, it is closed.
 
         Raises:
-            EnvironmentFailure: it cannot be made.
+            EnvironmentFailure: the environment cannot be created.
         """
         env = self._idle.pop() if self._idle else await self._call("its creation", self._envs.make, "make")
         try:
@@ -114,11 +114,11 @@ class EnvironmentPool:
         self._idle.append(env)
 
     async def reset(self, env: Any, task: dict[str, Any]) -> tuple[Content, dict[str, Any]]:
-        """Begin a task's episode; return observation, as the content of a message, and info.
+        """Begin the episode of a task; return the observation, as the content of a message, and info.
 
         Raises:
-            EnvironmentFailure: it raised, did not return in time, or gave something else.
-            UserError: there is no such task, or too many calls hang.
+            EnvironmentFailure: the environment raised, exceeded the time limit, or returned an invalid value.
+            UserError: the task does not exist, or too many calls hang.
         """
         what = f"reset in the task {task}"
         given = await self._call(what, lambda: self._envs.call(env, "reset", **task), "reset")
@@ -135,13 +135,13 @@ class EnvironmentPool:
         return observation, info
 
     async def step(self, env: Any, action: str, task: dict[str, Any], player: str = "") -> Step:
-        """Act in a task's episode.
+        """Take an action in the episode of a task.
 
         Args:
-            player: who acts; empty where there is one player.
+            player: the player who acts; empty if there is one player.
 
         Raises:
-            EnvironmentFailure: it raised, did not return in time, or gave something else.
+            EnvironmentFailure: the environment raised, exceeded the time limit, or returned an invalid value.
             UserError: too many calls hang.
         """
         what = f"step in the task {task}"
@@ -170,7 +170,7 @@ class EnvironmentPool:
         return Step(content, float(reward), bool(terminated), bool(truncated), dict(info))
 
     def counts(self) -> dict[str, int]:
-        """Return how often the infrastructure of environments failed so far, by kind (areal/faults.py)."""
+        """Return the number of failures of the environments' infrastructure, by kind (areal/faults.py)."""
         elsewhere = self._envs.counts()
         return {kind: count + elsewhere.get(kind, 0) for kind, count in faults.counts().items()}
 
@@ -202,7 +202,7 @@ class EnvironmentPool:
         return result
 
     async def _in_time(self, call: EnvCall, what: str) -> None:
-        """Wait for a call, but not past the time limit."""
+        """Wait for a call, up to the time limit."""
         await asyncio.wait({call.outcome}, timeout=self._slow)
         if not call.outcome.done() and self._time_limit > self._slow:
             text = f"environment '{self.name}': {what} has taken more than {self._slow:g} s"
@@ -236,7 +236,7 @@ class EnvironmentPool:
         return content
 
     async def _read(self, what: str, name: str, read: Callable[[Any], Any], given: Any) -> Any:
-        """Read what may have pictures, on a thread: one of a screen takes 0.2 s."""
+        """Read a value that may have images, on a thread, because a screenshot takes 0.2 s."""
         try:
             return await asyncio.to_thread(read, given)
         except UserError as error:
@@ -244,16 +244,16 @@ class EnvironmentPool:
 
 
 def named_player(info: Mapping[str, Any]) -> str:
-    """Return which player an ``info`` names as the next to act; empty if none: a name is a text."""
+    """Return the player whom ``info`` names as the next to act; empty if it names none in a text."""
     player = info.get("player")
     return str(player) if isinstance(player, str) else ""
 
 
 def wrong_player(reward: float, info: Mapping[str, Any], acted: str) -> str:
-    """Say what a step's ``info`` lacks for a reward to be a player's; empty if nothing.
+    """Return what a step's ``info`` lacks to assign the reward to a player; empty if it lacks nothing.
 
     Args:
-        acted: the player who acted; empty where there is one player.
+        acted: the player who acted; empty if there is one player.
     """
     named, rewards = acted or named_player(info), info.get("rewards")
     if named and reward and not rewards:

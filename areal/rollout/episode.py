@@ -1,4 +1,4 @@
-"""One episode: an agent, an environment and a model in, trajectories with a reward out."""
+"""One episode: an agent, an environment and a model produce trajectories with a reward."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from areal.spans import collect, total
 from areal.trajectory import Episode
 
 _LONGEST_EXPECTED = 2000
-"""Characters that are kept of what would have been right: it is in the record of each episode."""
+"""Maximum characters of the expected answer, which is stored with each episode."""
 
 
 class RecordedEnv:
-    """One episode of a Gymnasium environment as an agent sees it; its opening and rewards go to the model.
+    """One episode of a Gymnasium environment for an agent; it passes opening and rewards to the model.
 
     Attributes:
-        member: which environment of a mixture it is; set by the reset.
-        tools: that the environment itself has; set by the reset.
+        member: the environment of a mixture; set by the reset.
+        tools: the environment's own tools; set by the reset.
         unfinished: whether the environment had not ended the episode after the last action.
-        expected: what would have been right, if the environment said so when it ended the episode.
+        expected: the expected answer, if the environment revealed it when it ended the episode.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class RecordedEnv:
 
     @property
     def player(self) -> str:
-        """Whose turn it is; empty where there is one player."""
+        """The player whose turn it is; empty if there is one player."""
         return named_player(self._last[1])
 
     async def reset(self) -> Content:
@@ -73,16 +73,16 @@ class RecordedEnv:
         return observation
 
     async def open(self) -> list[Message]:
-        """Reset the environment to the task; return the messages that the conversation opens with."""
+        """Reset the environment to the task; return the opening messages of the conversation."""
         await self.reset()
         return self.opening()
 
     def opening(self) -> list[Message]:
-        """Return the messages that a conversation opens with, if the last observation is its first."""
+        """Return the opening messages of a conversation, if the last observation is its first."""
         return self._opening.messages(*self._last)
 
     async def step(self, action: str) -> Step:
-        """Act."""
+        """Take an action."""
         self.actions.append(action)
         step = await self._pool.step(self._env, action, self._task, self.player)
         self._require_sight(step.observation)
@@ -97,10 +97,10 @@ class RecordedEnv:
         return step
 
     def _require_sight(self, *contents: Content) -> None:
-        """Check that the model sees if there is a picture; of declared ones a run knows at its start.
+        """Check that the model has vision if there is an image; declared images are checked at a run's start.
 
         Raises:
-            UserError: it does not: the run ends, as other episodes would fail likewise.
+            UserError: it has no vision; the run ends, because other episodes would also fail.
         """
         parts = [part for content in contents if not isinstance(content, str) for part in content]
         if not self._model.sees and any(part["type"] == "image" for part in parts):
@@ -122,14 +122,14 @@ async def run_episode(
     model: Recorder,
     opening: Opening = Opening(),  # noqa: B008 (it is frozen)
 ) -> Episode:
-    """Run one episode and return what the learner needs of it.
+    """Run one episode and return the data for the learner.
 
     Raises:
         EnvironmentFailure: the environment raised or hung.
         ConversationTooLong: the task leaves no room for a response.
-        AgentFailure: the agent blames the response, but an engine was lost or stood still meanwhile.
-        NothingSampled: the agent never asked the model, or each of its calls was refused.
-        UserError: there are several players, and the agent does not tell them apart.
+        AgentFailure: the agent blames the response, but an engine was lost or stalled during the episode.
+        NothingSampled: the agent never called the model, or each of its calls was refused.
+        UserError: there are several players, and the agent does not distinguish them.
     """
     started, failure = time.time(), ""
     async with pool.lend() as env:
@@ -168,7 +168,7 @@ async def run_episode(
 
 
 def one_conversation(agent: Agent, players: Iterable[str]) -> UserError:
-    """Return the error of an agent that has one conversation for all players."""
+    """Return the error for an agent that has one conversation for all players."""
     return UserError(
         f"the environment has several players ({', '.join(players)}), and the agent {type(agent).__name__} "
         "has one conversation for all of them; use --agent multi-turn"
@@ -176,7 +176,7 @@ def one_conversation(agent: Agent, players: Iterable[str]) -> UserError:
 
 
 def nothing_sampled(agent: Agent, accounts: Sequence[Account]) -> str:
-    """Say that an agent sampled nothing; ``accounts`` are of its calls at endpoints, where it has any."""
+    """Describe that an agent sampled nothing; ``accounts`` are those of its calls at endpoints, if any."""
     summaries = [account.summary() for account in accounts if account.refused]
     name = type(agent).__name__
     return (

@@ -1,4 +1,4 @@
-"""The experts that a mixture in vLLM sent each token of a request to."""
+"""The experts that a mixture in vLLM chose for each token of a request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from areal.errors import UserError
 
 
 def experts_of(output: Any, start: int) -> np.ndarray:
-    """Return those of all tokens from ``start`` on, the prompt's first, but for the last, sent to none.
+    """Return the experts of all tokens from ``start``, prompt first, except the last, which has none.
 
     Raises:
         UserError: vLLM has not recorded them.
@@ -20,7 +20,7 @@ def experts_of(output: Any, start: int) -> np.ndarray:
     if len(recorded) < count:
         raise RuntimeError(f"vLLM returned the experts of {len(recorded)} tokens instead of {count}")
     experts = recorded[:count]
-    # Some kernels choose by themselves, of which a release may not know: it says that all chose expert 0.
+    # Some kernels choose by themselves, and a release may not know it; it then reports expert 0 for all.
     if experts.shape[2] > 1 and not (np.diff(np.sort(experts[-1]), axis=-1) > 0).all(-1).any():
         raise UserError("vLLM does not report the experts of this model; set learner.router_replay=false")
     return experts

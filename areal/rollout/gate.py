@@ -10,7 +10,7 @@ from areal.errors import TransferFailed
 
 
 class Gate:
-    """Lets requests in unless the gate is closed, and knows when the last one has left."""
+    """Admits requests unless the gate is closed, and knows when the last one has left."""
 
     def __init__(self) -> None:
         self._inside = 0

@@ -1,4 +1,4 @@
-"""Where the histories of an episode's calls part: the conversation that a new one goes on from."""
+"""Finds the conversation that a new call continues, from the histories of an episode's calls."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from areal.rollout.messages import Key
 
 @dataclass(slots=True)
 class _Node:
-    """A history: the turns that end with it, and the messages that came next."""
+    """A history: the turns that end with it, and the messages that followed."""
 
     turns: list[tuple[Conversation, TurnEnd]] = field(default_factory=list)
     next: dict[Key, _Node] = field(default_factory=dict)
 
 
 class Histories:
-    """The responses of an episode by the messages that led to them.
+    """The responses of an episode, by the messages before them.
 
-    A tree of messages: a call is looked up in as many steps as it has messages, however many calls there
-    were before.
+    It is a tree of messages: a lookup takes as many steps as the call has messages, regardless of the number
+    of earlier calls.
     """
 
     def __init__(self) -> None:
         self._root = _Node()
 
     def add(self, keys: Sequence[Key], conversation: Conversation, end: TurnEnd) -> None:
-        """Add a turn of a conversation; ``keys`` are those of its history, the response the last one."""
+        """Add a turn of a conversation; ``keys`` are those of its history, with the response last."""
         node = self._root
         for key in keys:
             node = node.next.setdefault(key, _Node())
         node.turns.append((conversation, end))
 
     def find(self, keys: Sequence[Key]) -> tuple[Conversation, TurnEnd] | None:
-        """Return the last turn in a history; where several are the same, one that can go on."""
+        """Return the last turn in a history; of several equal ones, one that can be continued."""
         turns: list[tuple[Conversation, TurnEnd]] = []
         node = self._root
         for key in keys:
@@ -47,20 +47,20 @@ class Histories:
 
 
 class Texts:
-    """The responses of an episode to texts, each by the text that it is the end of."""
+    """The responses of an episode to texts, each by the text that ends with it."""
 
     def __init__(self) -> None:
         self._turns: list[tuple[str, Conversation, TurnEnd]] = []
 
     def add(self, text: str, conversation: Conversation, end: TurnEnd) -> None:
-        """Add a turn of a conversation; ``text`` is the prompt and the response."""
+        """Add a turn of a conversation; ``text`` is the prompt with the response."""
         self._turns.append((text, conversation, end))
 
     def find(self, text: str) -> tuple[int, Conversation, TurnEnd] | None:
-        """Return the longest text that this one goes on from; where several are the same, one that can go on.
+        """Return the longest text that this one continues; of several equal ones, one that can be continued.
 
         Returns:
-            Its number of characters, and the turn that it ends with.
+            Its number of characters, and the turn at its end.
         """
         begun = [turn for turn in self._turns if text.startswith(turn[0])]
         if not begun:

@@ -1,4 +1,4 @@
-"""Chat messages in one form, whoever sent them, and what makes two of them the same."""
+"""Chat messages in one normal form, independent of their source, and when two of them are equal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from areal.images import Png, to_png
 from areal.rollout.arguments import loads
 
 Key = tuple[str, str, tuple[tuple[str, str], ...], tuple[bytes, ...]]
-"""Role, words, name and arguments of each tool call, and digests of pictures: what equal messages share."""
+"""Role, text, name and arguments of each tool call, and digests of images, by which messages are compared."""
 
 
 _OTHER = (
@@ -23,11 +23,11 @@ _OTHER = (
 
 
 SAID = "said"
-"""Where a message of a conversation has its text as it was sampled, marks of calls included."""
+"""Key of a message's text as it was sampled, including the marks of calls."""
 
 
 def as_sampled(message: Message) -> Message:
-    """Return a conversation's message with the sampled text, if it was sampled, as its content."""
+    """Return a conversation's message with the sampled text, if there is one, as its content."""
     return {"role": message["role"], "content": message[SAID]} if SAID in message else message
 
 
@@ -38,13 +38,13 @@ def said_of(message: Message) -> str:
 
 
 def normal(message: Message) -> Message:
-    """Return a message as chat templates want it: arguments of tool calls as a mapping, content as text.
+    """Return a message in the form of chat templates: arguments of tool calls as a mapping, content as text.
 
-    Content with pictures is a list of parts, ``{"type": "text", "text": …}`` and ``{"type": "image", "image":
-    …}``, the picture as a PNG file.
+    Content with images is a list of parts, ``{"type": "text", "text": …}`` and ``{"type": "image", "image":
+    …}``, with the image as a PNG file.
 
     Raises:
-        BadRequest: it is none, or has content that is neither text nor a picture.
+        BadRequest: the message is invalid, or its content is neither text nor an image.
     """
     role = message.get("role")
     if not isinstance(role, str):
@@ -63,10 +63,10 @@ def normal(message: Message) -> Message:
 
 
 async def normal_history(messages: Sequence[Message]) -> list[Message]:
-    """Return messages in normal form; pictures that are no checked files yet become such on a thread.
+    """Return messages in normal form; images that are not yet checked files are converted on a thread.
 
     Raises:
-        BadRequest: as :func:`normal` does.
+        BadRequest: as in :func:`normal`.
     """
     if all(map(_is_read, messages)):
         return [normal(message) for message in messages]
@@ -74,7 +74,7 @@ async def normal_history(messages: Sequence[Message]) -> list[Message]:
 
 
 def key(message: Message) -> Key:
-    """Return what a normal message is compared by: clients trim words and give calls other ids."""
+    """Return the key by which a normal message is compared; clients trim text and change the ids of calls."""
     calls = tuple(
         (call["function"]["name"], json.dumps(call["function"]["arguments"], sort_keys=True))
         for call in message.get("tool_calls", ())
@@ -83,13 +83,13 @@ def key(message: Message) -> Key:
 
 
 def words(message: Message) -> str:
-    """Return the text of a normal message, without its pictures."""
+    """Return the text of a normal message, without its images."""
     content = message["content"]
     return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
 
 
 def pictures(messages: Iterable[Message]) -> list[Png]:
-    """Return the pictures of normal messages, in order."""
+    """Return the images of normal messages, in order."""
     parts = (part for m in messages if not isinstance(m["content"], str) for part in m["content"])
     return [part["image"] for part in parts if part["type"] == "image"]
 

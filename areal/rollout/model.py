@@ -1,4 +1,4 @@
-"""What every model in one episode has: the history of ``generate``, the rewards, the sampling of a call."""
+"""The common parts of models in an episode: the history of ``generate``, rewards, and sampling settings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class EpisodeModel(ABC):
     """An :class:`areal.agents.interface.Model` in one episode.
 
     Args:
-        game: where several players share an episode, the model that they are players of.
+        game: if several players share an episode, the model of the whole episode.
 
     Attributes:
-        sees: whether it can be shown pictures, as far as is known.
-        reward: of the episode; or of a player, in ``players``.
+        sees: whether it accepts images, as far as is known.
+        reward: reward of the episode, or of a player for the models in ``players``.
         parts: its named components.
         players: the models of several players, by name.
     """
@@ -44,10 +44,10 @@ class EpisodeModel(ABC):
 
     @abstractmethod
     def _new_player(self) -> Self:
-        """Return a model with no conversation yet, for the same episode."""
+        """Return a model for the same episode, without a conversation."""
 
     def _next_call(self) -> int:
-        """Return the number of a call that begins; all players' calls are counted together."""
+        """Return the number of a new call; the calls of all players are counted together."""
         number = self._game._calls
         self._game._calls = number + 1
         if self is not self._game:
@@ -55,7 +55,7 @@ class EpisodeModel(ABC):
         return number
 
     def set_opening(self, messages: Sequence[Message]) -> None:
-        """Open the conversation of ``generate`` with these messages, before its first observation."""
+        """Start the conversation of ``generate`` with these messages, before its first observation."""
         if not self._calls:
             self._messages = list(messages)
 
@@ -63,8 +63,8 @@ class EpisodeModel(ABC):
         """Append ``observation`` as a user message, sample the response and return it without its thought.
 
         Raises:
-            ConversationTooLong: no room is left for a response.
-            GenerationAborted: the engine gave the response up half-way.
+            ConversationTooLong: there is no room for a response.
+            GenerationAborted: the engine aborted the response.
         """
         messages = [*self._messages, {"role": "user", "content": observation}]
         reply = await self.chat(messages)
@@ -78,7 +78,7 @@ class EpisodeModel(ABC):
         """Respond to a whole history; see :class:`areal.agents.interface.Model`."""
 
     def credit_players(self, rewards: Mapping[str, float]) -> None:
-        """Add what each player earned to what it has, and to the reward of the episode."""
+        """Add the players' new rewards to their rewards, and to the reward of the episode."""
         for name, reward in rewards.items():
             self.player(name).credit(reward)
         self.reward = sum(player.reward for player in self.players.values())
@@ -91,7 +91,7 @@ class EpisodeModel(ABC):
             self.parts[name] = self.parts.get(name, 0.0) + value
 
     def set_reward(self, reward: float) -> None:
-        """Set the reward of the whole episode, in place of what was credited so far; each player's, too."""
+        """Set the reward of the whole episode and of each player, in place of all earlier rewards."""
         for player in self.players.values():
             player.set_reward(reward)
         self.credit(reward - self.reward)
@@ -102,7 +102,7 @@ class EpisodeModel(ABC):
         sampling, seed = self._sampling, self._sampling.seed
         if limits.seed is not None:
             seed = limits.seed
-        elif seed is not None and call > 0:  # with the same one, turns would be sampled with the same noise
+        elif seed is not None and call > 0:  # with the same seed, turns would be sampled with the same noise
             seed = derive(seed, call)
         wanted = sampling.max_tokens if limits.max_tokens is None else limits.max_tokens
         stop = (*sampling.stop, *limits.stop)

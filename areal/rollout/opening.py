@@ -1,4 +1,4 @@
-"""How a conversation opens: with messages of the problem and of the run's settings."""
+"""The opening of a conversation: messages of the problem and of the run's settings."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from areal.agents.interface import Content, Message
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What every conversation of a run opens with.
+    """The opening of every conversation of a run.
 
     Attributes:
-        system: a system message, in place of the problem's own; None: that one, if there is one.
-        examples: messages of user and assistant in turn, after the system message and before the problem.
+        system: a system message, in place of the problem's own; None: the problem's, if there is one.
+        examples: alternating messages of user and assistant, after the system message and before the problem.
     """
 
     system: str | None = None
     examples: tuple[Message, ...] = ()
 
     def messages(self, observation: Content, info: Mapping[str, Any]) -> list[Message]:
-        """Return the messages that an episode opens with; the last one is the observation, as a user message.
+        """Return the opening messages of an episode; the last one is the observation, as a user message.
 
         Args:
-            info: its ``messages``, if it has some, are the problem as a conversation, in place of the text.
+            info: if it has ``messages``, they are the problem as a conversation, in place of the text.
         """
         given = list(info.get("messages") or [{"role": "user", "content": observation}])
         turns = [message for message in given if message["role"] != "system"]
@@ -36,7 +36,7 @@ class Opening:
 
 
 def wrong_messages(messages: Any) -> str:
-    """Return what is wrong with an environment's messages; an empty string if nothing is."""
+    """Return what is wrong with an environment's messages; empty if nothing is."""
     if not isinstance(messages, Sequence) or not messages or isinstance(messages, str):
         return "is not a list of messages"
     for message in messages:
@@ -54,7 +54,7 @@ def _is_content(content: Any) -> bool:
 
 
 def wrong_tools(tools: Any) -> str:
-    """Return what is wrong with an environment's tools; an empty string if nothing is."""
+    """Return what is wrong with an environment's tools; empty if nothing is."""
     if not isinstance(tools, Sequence) or isinstance(tools, str):
         return "is not a list of tools"
     for tool in tools:

@@ -1,9 +1,10 @@
-"""FP8 weights in an engine: what vLLM is asked for, and which type its layers really have then.
+"""FP8 weights in an engine: the settings for vLLM, and the resulting types of its layers.
 
-vLLM quantises what it loads, layer by layer, when it starts and at each update. Each output channel of a
-linear layer and of experts has one scale, which follows from its weights alone, and so have the activations
-of each token. What samples is therefore a function of the weights that were sent, however they came; adapters
-are merged before (areal.factors). Routers keep their type: a rounded score sends a token to other experts.
+vLLM quantises weights as it loads them, layer by layer, at its start and at each update. Each output channel
+of a linear layer and of experts has one scale, which only depends on its weights; so do the activations of
+each token. The sampling distribution is therefore a function of the sent weights, regardless of how they
+arrived; adapters are merged before (areal.factors). Routers keep their type, because a rounded score sends a
+token to other experts.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ Layer = tuple[str, str, str]
 FP8 = "float8_e4m3fn"
 _ROUTER = r".*\.(gate|router|shared_expert_gate)$"
 _MEANT = "linear", "experts"
-"""Kinds of layers that are to be quantised."""
+"""Kinds of layers that should be quantised."""
 _SHOWN = 4
-"""Layers that the summary names, at most."""
+"""Maximum number of layers that the summary names."""
 
 
 def arguments() -> dict[str, Any]:
@@ -34,7 +35,7 @@ def arguments() -> dict[str, Any]:
 
 
 def layers_of(model: torch.nn.Module) -> Iterator[Layer]:
-    """Yield a model's layers that have weights, in vLLM's worker."""
+    """Yield a model's layers with weights, in vLLM's worker."""
     for path, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         types = {p.dtype for name, p in own.items() if name.endswith("weight")}
@@ -55,7 +56,7 @@ def _kind(path: str, module: torch.nn.Module) -> str:
 
 
 def summary(layers: Sequence[Layer]) -> str:
-    """Return in one line how many layers of which kind have which type, and which are not quantised."""
+    """Return in one line how many layers of each kind have which type, and which ones are not quantised."""
     counts = Counter((kind, dtype) for _, kind, dtype in layers)
     line = ", ".join(f"{count} {kind} {dtype}" for (kind, dtype), count in counts.items())
     if not (names := not_quantised(layers)):
@@ -66,5 +67,5 @@ def summary(layers: Sequence[Layer]) -> str:
 
 
 def not_quantised(layers: Sequence[Layer]) -> list[str]:
-    """Return the layers that were to be quantised, and are not."""
+    """Return the layers that should be quantised, but are not."""
     return [path for path, kind, dtype in layers if kind in _MEANT and dtype != FP8]

@@ -1,9 +1,9 @@
 """The model in one episode: every call becomes tokens of one of the episode's trajectories.
 
-Guarantee: what is trained on are the ids that were sampled, each once. A call goes on with the conversation
-that its history continues; it begins another where none fits, where that one is in flight for another call
-(then it is a branch, with the shared tokens as context), or where the chat template rewrites history. A call
-that fails or is cancelled leaves nothing behind.
+Guarantee: training uses exactly the sampled ids, each once. A call continues the conversation that its
+history matches. It begins a new one if none matches, if the matching one is in flight for another call (it is
+then a branch, with the shared tokens as context), or if the chat template rewrites history. A call that fails
+or is cancelled leaves no trace.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from areal.trajectory import Trajectory
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where a call's response goes: a conversation, the prompt, and the messages as they are rendered."""
+    """The destination of a call's response: a conversation, the prompt, and the rendered messages."""
 
     conversation: Conversation
     prompt: Prompt
@@ -53,13 +53,13 @@ class Recorder(EpisodeModel):
     """An :class:`areal.agents.interface.Model` that records ids, log-probabilities, versions and rewards.
 
     Args:
-        max_model_len: tokens of the longest conversation.
-        server: where programs reach the model.
-        game: the recorder of the episode, if this one is of one of its players.
+        max_model_len: number of tokens of the longest conversation.
+        server: the server at which programs reach the model.
+        game: the recorder of the episode, if this one belongs to one of its players.
 
     Attributes:
-        accounts: of the calls at each of its endpoints.
-        spans: what the episode did so far.
+        accounts: the records of the calls at each of its endpoints.
+        spans: the timeline of the episode so far.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class Recorder(EpisodeModel):
 
         Raises:
             BadRequest: the template refuses the messages, or the last message is the assistant's.
-            ConversationTooLong: no room is left for a response.
-            GenerationAborted: the engine gave the response up half-way.
+            ConversationTooLong: there is no room for a response.
+            GenerationAborted: the engine aborted the response.
         """
         history = await normal_history(messages)
         if not history or history[-1]["role"] == "assistant":
@@ -103,9 +103,10 @@ class Recorder(EpisodeModel):
         return self._record(target, keys, completion, call, tools)
 
     async def complete(self, text: str, *, limits: SamplingLimits | None = None) -> Reply:
-        """Go on with a text; see :class:`areal.rollout.endpoint.wire.ServedModel`.
+        """Continue a text; see :class:`areal.rollout.endpoint.wire.ServedModel`.
 
-        It goes on with what was recorded where it begins with an earlier text and all that was sampled then.
+        It continues a recorded conversation if it starts with an earlier text and everything that was sampled
+        after it.
         """
         target = self._text_target(text)
         if not target.conversation.ids and not target.prompt.ids:
@@ -121,24 +122,24 @@ class Recorder(EpisodeModel):
         return Reply(message, said, finish, completion.ids, completion.logprobs, prompt_tokens)
 
     def count_tokens(self, messages: Sequence[Message], *, tools: Sequence[Tool] = ()) -> int:
-        """Count a prompt's tokens; see :class:`areal.rollout.endpoint.wire.ServedModel`."""
+        """Count the tokens of a prompt; see :class:`areal.rollout.endpoint.wire.ServedModel`."""
         history = [normal(message) for message in messages]
         target = self._target(history, [key(message) for message in history], tools)
         return len(target.conversation.ids) + len(target.prompt.ids)
 
     def credit(self, reward: float, parts: dict[str, float] | None = None) -> None:
-        """Add a reward, and its named parts, to those of the episode; the last turn is credited with it."""
+        """Add a reward, and its named parts, to those of the episode; the last turn receives the reward."""
         super().credit(reward, parts)
         if self._latest is not None:
             self._latest.credit(reward)
 
     async def disturbed(self) -> bool:
-        """Whether the episode may have waited for long because an engine was lost, or is frozen."""
+        """Return whether the episode may have waited for long because an engine was lost or frozen."""
         return isinstance(self._engine, EpisodeEngines) and await self._engine.disturbed()
 
     @asynccontextmanager
     async def endpoint(self, max_completions: int, settings: Settings = "ignore") -> AsyncIterator[Endpoint]:
-        """Give the model an address; see :class:`areal.agents.interface.Model`."""
+        """Serve the model at an address; see :class:`areal.agents.interface.Model`."""
         if self._server is None:
             raise ValueError("this recorder has no endpoint")
         async with self._server.open(self, max_completions, settings) as at:
@@ -146,9 +147,9 @@ class Recorder(EpisodeModel):
             yield at
 
     def trajectories(self) -> list[Trajectory]:
-        """Return the conversations in which something was sampled, in the order of their first responses.
+        """Return the conversations with samples, in the order of their first responses.
 
-        Those of several players are in the order of their first calls.
+        Those of several players are in the order of the players' first calls.
         """
         found = self.own_trajectories()
         for name, player in self.players.items():
@@ -156,7 +157,7 @@ class Recorder(EpisodeModel):
         return sorted(found, key=lambda said: said.calls[0]) if self.players else found
 
     def own_trajectories(self) -> list[Trajectory]:
-        """Return the conversations of no other player."""
+        """Return the conversations that belong to no other player."""
         return [conversation.trajectory() for conversation in self._conversations]
 
     def _new_player(self) -> Recorder:
@@ -202,7 +203,7 @@ class Recorder(EpisodeModel):
         try:
             sampling = self._fitting(self._narrowed(call, limits or SamplingLimits()), len(ids))
             sampling = replace(sampling, experts_from=known.experts_known)
-            # The call may come from a program, through a server that knows of no episode.
+            # The call may come from a program, through a server that does not know the episode.
             with span("model", str(call), self.spans):
                 completion = await sample_response(
                     self._engine, ids, sampling, self._renderer, target.prompt.text, images
@@ -214,7 +215,7 @@ class Recorder(EpisodeModel):
         return call, completion
 
     def _append(self, target: _Target, completion: Completion, call: int) -> int:
-        """Append a prompt and its response to their conversation; return the tokens up to the response."""
+        """Append a prompt and its response to their conversation; return the tokens before the response."""
         conversation = target.conversation
         conversation.append_prompt(target.prompt.ids, target.prompt.images)
         prompt_tokens = len(conversation.ids)
@@ -240,7 +241,7 @@ class Recorder(EpisodeModel):
     def _record(
         self, target: _Target, keys: list[Key], completion: Completion, call: int, tools: Sequence[Tool]
     ) -> Reply:
-        """Record a response. Nothing is awaited from here on, so all of it is recorded or nothing."""
+        """Record a response. Nothing is awaited from here on, so it is recorded completely or not at all."""
         conversation, prompt = target.conversation, target.prompt
         prompt_tokens = self._append(target, completion, call)
         response = self._renderer.response(completion.ids, prompt.text, tools)

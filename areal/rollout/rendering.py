@@ -1,4 +1,4 @@
-"""From messages to ids, by a tokenizer's chat template; ids that were sampled are never encoded again."""
+"""Converts messages to ids with a tokenizer's chat template; sampled ids are never encoded again."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from areal.thoughts import CLOSE, OPEN, Thought, marks_thoughts, thought_length,
 log = logging.getLogger(__name__)
 
 _MARK = "\ue000response\ue000"
-"""Stands for a response: what comes behind it is looked for."""
+"""Placeholder of a response, to find the text after it."""
 _SPELLED = "\ue000spelled\ue000"
-"""Stands for a placeholder that words spell, while those of pictures are looked for."""
+"""Replaces a placeholder in text, while those of images are searched."""
 _OPENINGS = 256
-"""Rendered openings to remember: more than the groups that begin at once."""
+"""Number of cached openings: more than the number of groups that begin at once."""
 
 
 _SEE = ", ".join(FAMILIES.values())
 _OF_TEMPLATES = (TemplateError, TypeError, ValueError, AttributeError, LookupError, RecursionError)
-"""What a template raises that is given what it was not written for."""
+"""Exceptions of a template for input that it does not support."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What leads up to a response.
+    """The prompt of a response.
 
     Attributes:
-        text: all of it, as the template has it.
-        ids: of an opening all of it; of a continuation what comes behind the tokens that are there already.
-        images: whose placeholders are among the ids; ``text`` has one placeholder for each.
+        text: the whole text, as the template renders it.
+        ids: for an opening, all ids; for a continuation, those after the existing tokens.
+        images: the images whose placeholders are among the ids; ``text`` has one placeholder for each.
     """
 
     text: str
@@ -53,22 +53,22 @@ class Prompt:
 
 
 class Renderer:
-    """Turns messages into ids with a tokenizer's chat template (or plain text where it has none).
+    """Converts messages to ids with a tokenizer's chat template (or to plain text if it has none).
 
-    Messages are in the form of :func:`areal.rollout.messages.normal`.
+    Messages have the form of :func:`areal.rollout.messages.normal`.
 
     Args:
         eos: every token that ends a turn.
-        template_kwargs: what the template takes besides.
-        keep_thoughts: whether earlier responses stay as they were, also where the template drops thoughts.
-        sight: what the model makes of pictures; None: it sees nothing.
+        template_kwargs: further arguments of the template.
+        keep_thoughts: whether earlier responses keep their thoughts, even if the template drops them.
+        sight: how the model processes images; None: it has no vision.
         thought_end: text that ends a thought.
 
     Attributes:
         eos_ids: every token that ends a turn.
         thought_end_ids: the tokens of ``thought_end``.
         marks_thoughts: whether the template knows the marks of thoughts.
-        sees: whether the model can be shown pictures.
+        sees: whether the model accepts images.
     """
 
     def __init__(
@@ -94,22 +94,22 @@ class Renderer:
         self._close = marks.get(CLOSE)
         self._special_marks = {id: mark for mark, id in marks.items() if id in tokenizer.all_special_ids}
         self._warned = False
-        # The members of a group begin with the same words, at about the same time.
+        # The members of a group begin with the same text, at about the same time.
         self._plain_opening = lru_cache(_OPENINGS)(self._render_plain_opening)
 
     @cached_property
     def tools(self) -> ToolTemplate:
-        """What the chat template does with tools."""
+        """How the chat template handles tools."""
         return tool_template(self._template, self._rendered)
 
     @cached_property
     def _in_channels(self) -> bool:
-        """Whether responses are messages in channels, also where there are no tools."""
+        """Whether responses are messages in channels, even without tools."""
         spoken_of = self._template is not None and speaks_of_channels(self._template)
         return spoken_of and self.tools.format is not None and self.tools.format.whole
 
     def opening(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Prompt:
-        """Render a new conversation, up to where the assistant speaks.
+        """Render a new conversation, up to the start of the assistant's turn.
 
         Raises:
             BadRequest: the template refuses it, or there are tools and no template.
@@ -133,23 +133,23 @@ class Renderer:
         answered: int | None = None,
         shown: int = 0,
     ) -> Prompt | None:
-        """Render what comes between the assistant's sampled tokens and where it speaks again.
+        """Render the text between the assistant's sampled tokens and the start of its next turn.
 
         Args:
-            before: the text of its prompt.
-            said: its response as text.
-            last: its last sampled token; where that ends the turn, the end is not repeated.
-            messages: the history, the responses in it as they were said, word for word, and what is new.
-            answered: how many of them there are up to the response, if the tools are those of its prompt:
-                it may then stay as it was.
-            shown: how many pictures there are up to the response.
+            before: the text of the prompt.
+            said: the response as text.
+            last: the last sampled token; if it ends the turn, the end is not repeated.
+            messages: the history, with its responses exactly as sampled, and the new messages.
+            answered: number of messages up to the response, if the tools are those of its prompt; the
+                response may then stay unchanged.
+            shown: number of images up to the response.
 
         Returns:
-            None if the template rewrites history: it no longer has the prompt and the response as they were
-            (whitespace around the response aside).
+            None if the template rewrites history, so that it no longer contains the prompt and the response
+            as they were (except for whitespace around the response).
 
         Raises:
-            BadRequest: the template refuses it.
+            BadRequest: the template refuses the messages.
         """
         found = self._behind(before, said, messages, tools, answered)
         if found is None:
@@ -168,20 +168,20 @@ class Renderer:
     def _behind(
         self, before: str, said: str, messages: Sequence[Message], tools: Sequence[Tool], answered: int | None
     ) -> tuple[str, str] | None:
-        """Return the whole text, and what of it is behind a response; None: the template rewrites history."""
+        """Return the whole text, and its part after a response; None: the template rewrites history."""
         calls = any("tool_calls" in message for message in messages)
         as_messages = calls or self._in_channels
         if as_messages and answered is not None and self.tools.writes:
             try:
                 behind = self._behind_calls(answered - 1, said, messages, tools)
             except BadRequest:
-                behind = None  # for instance of two calls; as words it may take them
+                behind = None  # for example of two calls; it may accept them as text
             if behind is not None:
                 return f"{before}{said}{behind}", behind
         try:
             text = self._text(messages, tools, spelled=True)
         except BadRequest:
-            if as_messages:  # as words, which templates may refuse
+            if as_messages:  # as text, which templates may refuse
                 return None
             raise
         behind = _behind(text, before, said)
@@ -194,15 +194,15 @@ class Renderer:
     def _behind_calls(
         self, number: int, said: str, messages: Sequence[Message], tools: Sequence[Tool]
     ) -> str | None:
-        """Return what the template has behind a response where it is given calls as calls.
+        """Return the template's text after a response if its calls are passed as calls.
 
-        It spells them in its own way, so that they are read again, and compared with what was said.
+        The template writes calls in its own way, so they are parsed and compared with the response.
 
         Returns:
-            None if it does not have what led to the response, or the response, as they were.
+            None if the text does not contain the prompt or the response as they were.
 
         Raises:
-            BadRequest: the template refuses them.
+            BadRequest: the template refuses the calls.
         """
         text, prompt = self._text(messages, tools), self._text(messages[:number], tools)
         answer = text[len(prompt) :]
@@ -217,21 +217,21 @@ class Renderer:
         return answer[end:] if theirs == ours or kept else None
 
     def _behind_response(self, number: int, messages: Sequence[Message], tools: Sequence[Tool]) -> str | None:
-        """Return what the template has behind a response, whatever it makes of that one's words."""
+        """Return the template's text after a response, regardless of how it renders the response."""
         marked = [*messages[:number], {"role": "assistant", "content": _MARK}, *messages[number + 1 :]]
         _, found, behind = self._text(marked, tools).partition(_MARK)
         return behind if found else None
 
     def text(self, text: str, known: int = 0) -> Prompt:
-        """Return a text without the chat template; of it ids are there already for ``known`` characters."""
+        """Return a text without the chat template; ids of its first ``known`` characters already exist."""
         return Prompt(text, self._tokenizer.encode(text[known:], add_special_tokens=not known))
 
     def spells(self, ids: list[int], text: str) -> bool:
-        """Whether ids are all of a text: no special token, as at the end of a response, is among them."""
+        """Return whether ids represent all of a text, without special tokens, as at the end of a response."""
         return self._tokenizer.decode(ids) == text
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of sampled ids, without special tokens but for marks of thoughts."""
+        """Return the text of sampled ids, without special tokens except marks of thoughts."""
         if not self._special_marks:
             return self._tokenizer.decode(ids, skip_special_tokens=True)
         texts = []
@@ -242,30 +242,30 @@ class Renderer:
         return "".join(texts)
 
     def token_texts(self, ids: list[int]) -> list[str]:
-        """Return the text of each token by itself, special ones too."""
+        """Return the text of each token by itself, including special ones."""
         return self._tokenizer.batch_decode([[token] for token in ids])
 
     def response(self, ids: list[int], prompt: str, tools: Sequence[Tool] = ()) -> Response:
-        """Read a response to a prompt: its words, and its tool calls if all are valid."""
+        """Read a response to a prompt: its text, and its tool calls if all are valid."""
         if not tools and not self._in_channels:
             text = self.decode(ids)
             return Response(text, text, text)
         return self._reader.read(ids, self.tools.format, tools, prompt)
 
     def thought_length(self, content: str, prompt: str) -> int:
-        """Return how many characters of a response to a prompt are its thought; 0: none is marked."""
+        """Return the number of characters of a response that are its thought; 0: none is marked."""
         marked = self.marks_thoughts or self._in_channels
         return thought_length(content, prompt) if marked else 0
 
     def thought_of(self, ids: list[int], prompt: str) -> Thought | None:
-        """Return the thought of a response to a prompt; None: the template, or the prompt, rules it out."""
+        """Return the thought of a response to a prompt; None: the template or prompt excludes thoughts."""
         return thought_of(ids, prompt, self.decode, self._close) if self.marks_thoughts else None
 
     def check_tools(self) -> None:
-        """Make sure that the model's calls of tools can be read.
+        """Check that the model's tool calls can be read.
 
         Raises:
-            UserError: its chat template shows tools in a format that is not known.
+            UserError: its chat template shows tools in an unknown format.
         """
         if self._template is not None and self.tools.format is None:
             raise UserError(
@@ -275,7 +275,7 @@ class Renderer:
             )
 
     def _text(self, messages: Sequence[Message], tools: Sequence[Tool], spelled: bool = False) -> str:
-        """Return messages as text; ``spelled``: the responses in them as they were sampled."""
+        """Return messages as text; ``spelled``: with the responses as they were sampled."""
         if self._sight is None and pictures(messages):
             raise BadRequest(
                 f"the messages contain a picture, which the model cannot see; choose one of {_SEE}"
@@ -317,13 +317,13 @@ class Renderer:
         messages: Sequence[Message] = (),
         tools: Sequence[Tool] = (),
     ) -> Prompt:
-        """Return a prompt of which ``new`` has yet to become ids, and whose pictures are ``shown``."""
+        """Return a prompt; ``new`` is not yet encoded, and its images are ``shown``."""
         ids = self._tokenizer.encode(new, add_special_tokens=first and self._template is None)
         if self._sight is None or not shown:
             return Prompt(text, ids)
         count = ids.count(self._sight.token)
         stands = [True] * count
-        if count != len(shown):  # words spell it, too
+        if count != len(shown):  # text also contains it
             stands = self._stand_for_pictures(messages, tools)[-count:] if count else []
         if len(stands) != count or sum(stands) != len(shown):
             raise BadRequest(
@@ -333,7 +333,7 @@ class Renderer:
         return Prompt(text, *self._sight.place(ids, shown, stands))
 
     def _stand_for_pictures(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[bool]:
-        """Return for each placeholder of a text, in order, whether a picture or words have it."""
+        """Return for each placeholder of a text, in order, whether it belongs to an image or to text."""
         messages, tools = (_swapped(list(each), self._placeholder, _SPELLED) for each in (messages, tools))
         text = self._text(messages, tools, spelled=True)
         found = re.findall(f"{re.escape(self._placeholder)}|{_SPELLED}", text)
@@ -341,7 +341,7 @@ class Renderer:
 
 
 def _swapped(value: Any, old: str, new: str) -> Any:
-    """Return plain data with one text in place of another in all its strings."""
+    """Return plain data with one text replaced by another in all its strings."""
     if isinstance(value, str):
         return value.replace(old, new)
     if isinstance(value, Mapping):
@@ -350,18 +350,18 @@ def _swapped(value: Any, old: str, new: str) -> Any:
 
 
 def _thought_marks(tokenizer: Any) -> dict[str, int]:
-    """Return the token of each mark of a thought that is one by itself."""
+    """Return the token of each mark of a thought that is a single token."""
     found = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in (OPEN, CLOSE)}
     return {mark: id for mark, id in found.items() if id is not None and tokenizer.decode([id]) == mark}
 
 
 def _same_but_thoughts(rewritten: str, text: str) -> bool:
-    """Whether a template has taken nothing out of a text but thoughts, and put nothing in."""
+    """Return whether a template has only removed thoughts from a text, and added nothing."""
     return without_thoughts(rewritten) == without_thoughts(text)
 
 
 def _plain(messages: Sequence[Message]) -> str:
-    """Return messages as text; a blank line parts a system message, and a response, from what follows."""
+    """Return messages as text; a blank line follows a system message and a response."""
     last = len(messages) - 1
     return "".join(
         m["content"] + ("\n\n" if m["role"] in ("system", "assistant") and i < last else "")
@@ -370,7 +370,7 @@ def _plain(messages: Sequence[Message]) -> str:
 
 
 def check_template_kwargs(template: Any, kwargs: Mapping[str, Any]) -> None:
-    """Raise UserError where a chat template does not read what it would be given: it would say nothing."""
+    """Raise UserError if a chat template does not read one of its arguments, because it would ignore it."""
     text = template if isinstance(template, str) else " ".join((template or {}).values())
     words = set(re.findall(r"[A-Za-z_]\w*", text))
     for name in kwargs:
@@ -381,7 +381,7 @@ def check_template_kwargs(template: Any, kwargs: Mapping[str, Any]) -> None:
 
 
 def _behind(text: str, before: str, said: str) -> str | None:
-    """Return what follows ``before`` and ``said`` in ``text``; templates may trim what was said."""
+    """Return the text after ``before`` and ``said`` in ``text``; templates may trim the response."""
     if not text.startswith(before):
         return None
     if text.startswith(said, len(before)):
@@ -391,7 +391,7 @@ def _behind(text: str, before: str, said: str) -> str | None:
 
 
 def eos_ids(tokenizer: Any, generation_config: Any = None) -> tuple[int, ...]:
-    """Every token that ends a turn: the tokenizer's own and those of a generation configuration."""
+    """Return every token that ends a turn: the tokenizer's own and those of a generation configuration."""
     found: list[int] = []
     for value in (tokenizer.eos_token_id, getattr(generation_config, "eos_token_id", None)):
         found.extend([value] if isinstance(value, int) else value or [])

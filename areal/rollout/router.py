@@ -1,11 +1,11 @@
-"""Which engine gets a request, where there are several.
+"""Chooses the engine of a request if there are several.
 
 A conversation stays with its engine, whose prefix cache knows it. It begins where others with the same key
-do, at the key's home. Homes are given by consistent hashing (Karger et al. 1997): an engine that joins or
-leaves changes the homes that it takes or gives up, and no other. An engine that has clearly more than its
-share in flight gets no more: consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016,
-arXiv:1608.01350). The next engine on the ring gets the request then, where requests with the same key meet
-again; and if that one is full, too, the least busy one of all. So no engine is ever given more than
+begin, at the key's home. Consistent hashing assigns homes (Karger et al. 1997): an engine that joins or
+leaves only changes the homes that it takes or gives up. An engine with clearly more than its share of
+requests in flight gets no more: consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2016,
+arXiv:1608.01350). The request then goes to the next engine on the ring, where requests with the same key meet
+again, and if that one is also full, to the least busy of all. No engine therefore ever gets more than
 :func:`max_in_flight`, and all engines have work even if all requests have the same key.
 
 The cost of a request hardly depends on the number of engines: it is a search in a sorted list.
@@ -19,39 +19,39 @@ from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 _SLACK = 1.25
-"""How many times its share an engine may have in flight."""
+"""Maximum load of an engine, as a multiple of its share."""
 _DIGESTS = 8
-"""Of each engine; each is worth 8 points on the ring. With fewer points, shares of the ring differ more."""
+"""Number of digests of each engine; each gives 8 points on the ring. Fewer points give less equal shares."""
 _SPREAD, _MASK = 0x9E3779B97F4A7C15, 2**64 - 1
 
 
 def max_in_flight(requests: int, engines: int) -> int:
-    """Return how many of so many requests in flight one engine has at most."""
+    """Return the maximum number of requests in flight on one engine."""
     return min(requests, math.ceil(_SLACK * requests / engines))
 
 
 class Router:
-    """Knows which engines there are and how many requests each has in flight, and chooses among them.
+    """Tracks the engines and the requests in flight on each, and chooses among them.
 
     Args:
-        engines: the names by which they are known. Routers that know the same names, in whatever order and
-            process, give a key the same home.
+        engines: names of the engines. Routers with the same names, in any order and process, assign the same
+            home to a key.
 
     Attributes:
-        in_flight: requests of each engine.
+        in_flight: number of requests of each engine.
     """
 
     def __init__(self, engines: Iterable[str] = ()) -> None:
         self.in_flight: dict[str, int] = {}
         self._total = 0
         self._ring: list[int] = []
-        self._owners: dict[int, str] = {}  # of the points on the ring
-        self._levels: dict[int, dict[str, None]] = {}  # engines by their load, the longest there first
+        self._owners: dict[int, str] = {}  # owners of the points on the ring
+        self._levels: dict[int, dict[str, None]] = {}  # engines by load, the earliest first
         self._least = 0
         self.add(*engines)
 
     def add(self, *engines: str) -> None:
-        """Take engines in; they have no requests in flight."""
+        """Add engines, which have no requests in flight."""
         for engine in engines:
             if engine in self.in_flight:
                 raise ValueError(f"engine '{engine}' already exists")
@@ -62,7 +62,7 @@ class Router:
         self._ring = sorted(self._owners)
 
     def remove(self, engine: str) -> None:
-        """Leave an engine out from now on; its requests in flight are no longer counted."""
+        """Remove an engine; its requests in flight are no longer counted."""
         load = self.in_flight.pop(engine)
         self._total -= load
         for point in _points(engine):
@@ -71,15 +71,15 @@ class Router:
         self._leave_level(engine, load)
 
     def home(self, key: int) -> str:
-        """Return the engine that gets requests with a key as long as it has room."""
+        """Return the engine that gets requests with this key while it has room."""
         return next(self._from_home(key))
 
     def start(self, key: int, last: str = "") -> str:
-        """Choose the engine for a request, which is in flight there from now on.
+        """Choose the engine for a request, and count the request as in flight on it.
 
         Args:
-            key: the same for requests that begin alike.
-            last: the engine that the conversation was on last, which is chosen if it has room; empty: none.
+            key: the same for requests with the same beginning.
+            last: the conversation's last engine, which is chosen if it has room; empty: none.
         """
         bound = max_in_flight(self._total + 1, len(self.in_flight))
         if self.in_flight.get(last, bound) < bound:
@@ -118,7 +118,7 @@ class Router:
         del self._levels[load][engine]
         if not self._levels[load]:
             del self._levels[load]
-        if self._least not in self._levels:  # one engine moves by one at a time, so this is rarely a search
+        if self._least not in self._levels:  # loads change by one at a time, so this is rarely a search
             self._least = min(self._levels, default=0)
 
 

@@ -1,4 +1,4 @@
-"""Seeds of single requests, so that what is sampled depends on no order of events."""
+"""Seeds of single requests, so that samples do not depend on the order of events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which problem is the n-th: a seeded order over an environment's problems."""
+"""Determines the n-th problem: a seeded order of an environment's problems."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class TaskSource:
     """An endless sequence of reset arguments.
 
     Args:
-        env: an environment. If ``env.unwrapped`` has ``count(split) -> int | None``, problems are chosen
-            with ``options={"index": i, "split": split}``: in a new seeded order each epoch, or, where the
-            count is None (unbounded), one after the other. Else each task is a new reset seed.
+        env: an environment. If ``env.unwrapped`` has ``count(split) -> int | None``, problems are chosen with
+            ``options={"index": i, "split": split}``: in a new seeded order each epoch or, if the count is
+            None (unlimited), one after the other. Otherwise each task is a new reset seed.
 
     Raises:
-        UserError: it has no problem to train on, or cannot say how many.
+        UserError: the environment has no training problems, or cannot report their number.
     """
 
     def __init__(self, env: Any, seed: int) -> None:
@@ -48,10 +48,10 @@ class TaskSource:
 
 
 def held_out(env: Any, problems: int) -> list[dict[str, Any]]:
-    """Return reset arguments of up to ``problems`` held-out problems: the same ones every time.
+    """Return reset arguments of up to ``problems`` held-out problems, always the same ones.
 
     Raises:
-        UserError: the environment cannot say how many there are.
+        UserError: the environment cannot report their number.
     """
     if not _indexed(env):
         return [{"seed": HELD_OUT + i} for i in range(problems)]
@@ -65,7 +65,7 @@ def _indexed(env: Any) -> bool:
 
 
 def _count(env: Any, split: str) -> int | None:
-    """Return how many problems a split has; None: no end to them."""
+    """Return the number of problems in a split; None: unlimited."""
     what = f"environment '{_name(env)}': count({split!r})"
     try:
         count = env.unwrapped.count(split)

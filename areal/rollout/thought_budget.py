@@ -1,10 +1,10 @@
-"""A budget of thoughts: a thought that has used it up is ended, and the same response goes on.
+"""A budget for thoughts: a thought that exhausts it is ended, and the same response continues.
 
-A response is sampled up to the budget first. If it is still thinking then, the tokens of a fixed text that
-ends thoughts are put in, and the rest is sampled behind them; if it is not, the rest is sampled right away.
-Where that is not known yet, a part more is sampled first.
-The tokens put in are context, as a prompt's: nothing sampled them. Each token that was sampled has its
-log-probability behind all that stands before it, as the learner computes it.
+A response is first sampled up to the budget. If it is still thinking then, the tokens of a fixed text that
+ends thoughts are inserted, and the rest is sampled after them. If it is not, the rest is sampled directly. If
+that is not yet known, a further part is sampled first. The inserted tokens are context, like those of a
+prompt, because they are not sampled. Each sampled token has its log-probability given all tokens before it,
+as the learner computes it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from areal.thoughts import Thought, may_begin_thought, may_end_thought
 
 
 class _Reader(Protocol):
-    """What :class:`areal.rollout.rendering.Renderer` knows of responses."""
+    """The parts of :class:`areal.rollout.rendering.Renderer` that are used here."""
 
     thought_end_ids: list[int]
     marks_thoughts: bool
@@ -44,19 +44,19 @@ async def sample_response(
 ) -> Completion:
     """Sample a response whose thought is no longer than ``sampling.thinking_budget``.
 
-    White space before it does not count, nor what it takes to end its mark once it has begun that. A stop
-    string ends the response in what is put in, too, as with vLLM's own budgets. Where
-    ``sampling.max_tokens`` leaves no room for a word behind a thought that was ended, it is the only bound.
-    What conforms to a schema is no thought.
+    White space before the thought does not count, nor do the tokens that complete its end mark. A stop string
+    in the inserted text also ends the response, as with vLLM's own budgets. If ``sampling.max_tokens`` leaves
+    no room for text after an ended thought, it is the only limit. Text that conforms to a schema is not a
+    thought.
 
     Args:
         ids: the tokens of the prompt.
         prompt: its text.
-        images: that are among them.
+        images: the images in it.
 
     Raises:
-        BadRequest: no thought would be known, or the sampling has penalties that tell the response from the
-            prompt.
+        BadRequest: thoughts cannot be recognized, or the sampling has penalties that distinguish the response
+            from the prompt.
     """
     budget, ending = sampling.thinking_budget, reader.thought_end_ids
     whole = replace(sampling, thinking_budget=None)
@@ -87,7 +87,7 @@ async def sample_response(
         rest = replace(
             whole,
             max_tokens=left if known else more,
-            # Calls, which have seeds of their own, are numbered from 0.
+            # Calls are numbered from 0, and have their own seeds.
             seed=None if sampling.seed is None else derive(sampling.seed, -part),
             experts_from=sampling.experts_from + (0 if said.experts is None else len(said.experts)),
         )
@@ -99,10 +99,10 @@ async def sample_response(
 
 
 def _before_it_is_known(text: str, thinks: bool, budget: int) -> int:
-    """Return how many tokens more it takes to know whether a response thinks; 0: it is known.
+    """Return how many more tokens are needed to know whether a response thinks; 0: it is known.
 
-    A thought that is about to end is let end, token by token: behind what ends it instead, the rest of its
-    mark would be words. One that has not begun has its budget before it.
+    A thought whose end mark has begun may complete it, token by token; otherwise the rest of the mark would
+    become text after the inserted end. A thought that has not begun has its full budget.
     """
     if thinks:
         return int(may_end_thought(text))
@@ -110,15 +110,15 @@ def _before_it_is_known(text: str, thinks: bool, budget: int) -> int:
 
 
 def was_cut(completion: Completion) -> bool:
-    """Whether the thought of a response was ended because its budget was used up."""
+    """Return whether the thought of a response was ended because it exhausted its budget."""
     return -1 in completion.versions
 
 
 def _joined(said: Completion, later: Completion, stop: tuple[str, ...], reader: _Reader) -> Completion:
-    """Return a response and its next part, up to where a stop string ends that the engine does not see.
+    """Join a response and its next part, up to the end of a stop string that the engine does not see.
 
-    The engine takes what is there for prompt: it sees none that begins in it, and none in what is put in.
-    What follows a stop string was not to be sampled.
+    The engine treats the first part as prompt, so it does not see a stop string that begins in it or in
+    inserted text. Tokens after a stop string are dropped.
     """
     put_in = -1 in later.versions
     end = _stop_end(said.ids, later.ids, stop, reader, put_in)
@@ -135,10 +135,10 @@ def _joined(said: Completion, later: Completion, stop: tuple[str, ...], reader: 
 def _stop_end(
     known: list[int], later: list[int], stop: tuple[str, ...], reader: _Reader, within: bool
 ) -> int | None:
-    """Return with how many of the later tokens a stop string ends; None: none does.
+    """Return the number of later tokens up to the end of a stop string; None: there is none.
 
     Args:
-        within: whether it may begin in the later tokens, too.
+        within: whether it may also begin in the later tokens.
     """
     if not stop:
         return None

@@ -1,4 +1,4 @@
-"""Whether a model stops where its chat template ends a turn: if it does not, no response ends by itself."""
+"""Checks that a model stops where its chat template ends a turn; otherwise no response ends by itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from areal.rollout.rendering import Renderer
 
 _QUESTION, _ANSWER, _NEXT = "What is 2 + 3?", "It is 5.", "And 2 + 4?"
 _SHOWN = 20
-"""Characters of what a template puts behind a turn."""
+"""Maximum characters of a template's text after a turn."""
 
 
 def stops(tokenizer: Any, renderer: Renderer) -> list[str]:
@@ -18,9 +18,9 @@ def stops(tokenizer: Any, renderer: Renderer) -> list[str]:
 
 
 def missed_end(tokenizer: Any, renderer: Renderer) -> str | None:
-    """Return how the chat template ends a turn, if the model goes on there.
+    """Return the template's end of a turn, if the model does not stop there.
 
-    None: it stops, or nobody can tell, since the template drops earlier turns or has another form for them.
+    None: it stops; or it is unknown, because the template drops earlier turns or renders them differently.
 
     Raises:
         BadRequest: the template refuses a conversation of two turns.

@@ -1,16 +1,17 @@
 """vLLM's AsyncLLM as an :class:`areal.rollout.engine.Engine`.
 
-Guarantee: every token carries the exact version of the weights that sampled it and its log-probability
-under them, and no sampled token is lost to an update. What an update does to the requests in flight is one
-setting, :attr:`VLLMEngine.interruption`:
+Guarantee: every token carries its log-probability and the exact version of the weights that sampled it, and
+no sampled token is lost in an update. A setting, :attr:`VLLMEngine.interruption`, determines the effect of an
+update on the requests in flight:
 
-- ``recompute``: they are frozen, the weights loaded, the KV cache dropped, and they go on: their prefixes are
-  computed again under the new weights.
-- ``keep``: the same, but they go on upon the KV cache that the old weights computed.
-- ``drain``: the update waits until they are finished, and no new one begins meanwhile.
+- ``recompute``: they are paused, the weights are loaded, the KV cache is dropped, and they continue; their
+  prefixes are recomputed under the new weights.
+- ``keep``: the same, but they continue with the KV cache of the old weights.
+- ``drain``: the update waits until they are finished, and no new request begins during this time.
 
 A request that begins under some weights never reads the KV cache of others: its prefix is cached under the
-version (vLLM's ``cache_salt``), and one that an update meets before its first token begins again after it.
+version (vLLM's ``cache_salt``), and a request that is interrupted by an update before its first token begins
+again after it.
 """
 
 from __future__ import annotations
@@ -43,23 +44,23 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _OUTPUT_SLICES = 64
-"""vLLM hands on the tokens of a step in slices of 128 requests: more slices than any step has."""
+"""vLLM sends the tokens of a step in slices of 128 requests; this is more slices than any step has."""
 _LIFE_SIGN = 1.0
-"""Seconds after which to look whether a process that owes an answer still lives."""
+"""Interval in seconds for checking that a process that owes an answer is alive."""
 DIED = "vLLM has died"
 _CALL = re.compile(
     r"Call to \w+ method failed:\s*|Worker failed with error '|', please check the stack trace above.*"
 )
-"""What vLLM puts around the message of an error that was raised in a process of its own."""
+"""The frame that vLLM puts around the message of an error in one of its processes."""
 _GRACE = 5.0
-"""Seconds for the engine to release our memory on a GPU, at its end; else torch complains at ours."""
+"""Seconds for the engine to release our GPU memory at its end; otherwise torch complains at ours."""
 
 
 class VLLMEngine:
     """A running vLLM engine; build it with :meth:`start`.
 
     Attributes:
-        interruption: what the next :meth:`load` does to the requests in flight.
+        interruption: effect of the next :meth:`load` on the requests in flight.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class VLLMEngine:
         self._reports_versions = hasattr(llm, "update_weight_version")  # since vLLM 0.32
         self._eos_ids = list(eos_ids)
         self._version = 0
-        # Of the weights that sample whatever begins now: while they load, not yet _version.
+        # Version of the weights for new requests; during a load, this is not yet _version.
         self._next_version = 0
         self._ids = itertools.count()
         self._in_flight: set[_Request] = set()
@@ -94,9 +95,9 @@ class VLLMEngine:
 
     @classmethod
     async def start(cls, settings: EngineSettings) -> VLLMEngine:
-        """Start vLLM, in processes of its own; this one needs the environment that :func:`variables` returns.
+        """Start vLLM in separate processes; this one needs the environment from :func:`variables`.
 
-        It takes 10 to 90 s, of which imports and compilation hold up the event loop.
+        It takes 10 to 90 s, during which imports and compilation may block the event loop.
 
         Raises:
             UserError: vLLM is not installed.
@@ -108,7 +109,7 @@ class VLLMEngine:
             if error.name and error.name.split(".")[0] == "vllm":
                 raise UserError(f"vLLM is not installed; install it with {WITH_ENGINE}") from error
             raise
-        # In no variable here: an exception that vLLM caught and kept holds on to this frame.
+        # Not in a variable, because an exception that vLLM caught and kept refers to this frame.
         with starting():
             engine = cls(
                 AsyncLLM.from_vllm_config(engine_config(settings), disable_log_stats=True),
@@ -123,16 +124,16 @@ class VLLMEngine:
         if settings.experts and settings.device == "cpu":
             recorded = engine._llm.collective_rpc("record_experts")
             await engine._answer(recorded, "cannot record the experts of tokens")
-        await engine._llm.get_supported_tasks()  # cached from here on: a request enters vLLM without waiting
+        await engine._llm.get_supported_tasks()  # cached from now on, so that requests do not wait for it
         return engine
 
     @property
     def version(self) -> int:
-        """The version of the weights that sample now."""
+        """The version of the weights that currently sample."""
         return self._version
 
     def progress(self) -> Work:
-        """Return how many tokens came from vLLM, and how many requests it owes some now."""
+        """Return the number of tokens from vLLM, and of requests for which it currently owes tokens."""
         tokens = self._finished_tokens + sum(self._tokens(request) or 0 for request in self._in_flight)
         return Work(tokens, "tokens", 0 if self._paused else len(self._in_flight), self._version)
 
@@ -142,10 +143,10 @@ class VLLMEngine:
         """Continue ``ids``; see :class:`areal.rollout.engine.Engine`.
 
         Args:
-            name: by which :meth:`sampled` knows the request, in whichever process it was made.
+            name: the name of the request in :meth:`sampled`, in any process.
 
         Raises:
-            BadRequest: vLLM cannot hold the response to the schema.
+            BadRequest: vLLM cannot enforce the schema on the response.
         """
         params = self._params(sampling)
         async with self._gate.request():
@@ -160,14 +161,14 @@ class VLLMEngine:
                 self._named.pop(name, None)
 
     async def sampled(self, known: Mapping[str, tuple[str, int]]) -> list[tuple[str, str, Partial]]:
-        """Return what was sampled of requests since this was asked last, about once a second.
+        """Return the new samples of requests since the last call, about once a second.
 
         Args:
-            known: of each request by its name, the id that was returned last, and how many of its tokens the
+            known: for each request by name, the id that was returned last, and the number of tokens that the
                 caller has; the id is empty at first.
 
         Returns:
-            Name and id of each request that has new tokens, and those tokens. The id changes if the request
+            Name and id of each request with new tokens, and those tokens. The id changes if the request
             begins again.
 
         Raises:
@@ -185,14 +186,14 @@ class VLLMEngine:
         return found
 
     def _sampled(self, request: _Request, since: int) -> Partial:
-        """Return what has come of a request from vLLM's process, from one of its tokens on."""
+        """Return the tokens of a request that have arrived from vLLM's process, starting at one of them."""
         if (state := self._state(request)) is None:
             return Partial()
         ids = state.detokenizer.output_token_ids
         flat, spans = state.logprobs_processor.logprobs, request.spans
         if self._reports_versions:
             spans = [(start, int(version)) for version, start in state.weight_version_starts]
-        if len(flat.logprobs) == len(flat.start_indices):  # of each token only its own
+        if len(flat.logprobs) == len(flat.start_indices):  # for each token only its own
             logprobs = flat.logprobs[since:]
         else:
             logprobs = [flat.logprobs[start] for start in flat.start_indices[since:]]
@@ -214,15 +215,15 @@ class VLLMEngine:
             frequency_penalty=sampling.frequency_penalty,
             repetition_penalty=sampling.repetition_penalty,
             structured_outputs=StructuredOutputsParams(json=sampling.schema) if sampling.schema else None,
-            # What ends a continuation is what the chat template says, not what vLLM finds in the model.
+            # The chat template determines what ends a continuation, not vLLM's view of the model.
             ignore_eos=True,
             stop_token_ids=None if sampling.ignore_eos else self._eos_ids,
             stop=list(sampling.stop),
             logprobs=0,
             flat_logprobs=True,
             routed_experts_prompt_start=sampling.experts_from,
-            # Ids are what we train on: text is decoded once, by whoever wants it, not token by token. Only
-            # stop strings need it as it grows.
+            # Training uses ids, so text is decoded once, when needed, instead of token by token. Only stop
+            # strings need it during generation.
             detokenize=bool(sampling.stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -257,16 +258,16 @@ class VLLMEngine:
         return replace(completion, experts=experts_of(output, params.routed_experts_prompt_start))
 
     def _begins_again(self, request: _Request, versions: list[int]) -> bool:
-        """Whether new weights came before its first token, so that it may have read the cache of old ones."""
+        """Return whether new weights came before the first token; it may then have read an old cache."""
         if self.interruption != "keep":
             return False
         return request.given_up or (versions != [] and versions[0] != request.version)
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
-        """Let the workers open their weight receivers; none: close them, as their other end is gone.
+        """Let the workers open their weight receivers; if there are no infos, close them.
 
         Raises:
-            EngineLost: vLLM's process has died, or cannot do it.
+            EngineLost: vLLM's process has died, or cannot open them.
             TransferFailed: the other end of the connection is gone.
         """
         if not init_infos:
@@ -283,10 +284,10 @@ class VLLMEngine:
         await self._check_transfer("an engine cannot connect to the learner's weights")
 
     async def _check_transfer(self, failed: str) -> set[str]:
-        """Return the digests of what came to the workers.
+        """Return the digests of the weights that arrived in the workers.
 
         Raises:
-            TransferFailed: it did not come to all.
+            TransferFailed: the weights did not arrive in all workers.
         """
         reports = await self._llm.collective_rpc("report_weight_transfer")
         if failure := next((failure for failure, _ in reports if failure), ""):
@@ -294,30 +295,31 @@ class VLLMEngine:
         return {digest for _, digest in reports}
 
     async def layers(self) -> list[Layer]:
-        """Return the layers of the model, of each worker's part, with the types that their weights have.
+        """Return the layers of each worker's part of the model, with the types of their weights.
 
         Raises:
-            EngineLost: vLLM's process has died, or cannot say.
+            EngineLost: vLLM's process has died, or cannot report them.
         """
         reports = self._llm.collective_rpc("report_layers")
         answers = await self._answer(reports, "cannot tell the types of its layers")
-        # Workers have parts of the same layers; what one of them alone does otherwise, shows.
+        # Workers have parts of the same layers; a difference in one of them is visible.
         return list(dict.fromkeys(tuple(layer) for report in answers for layer in report))
 
     async def load(self, version: int, digest: str = "") -> dict[str, float]:
-        """Load what the learner wrote as ``version``, between two tokens or, draining, two requests.
+        """Load the learner's weights as ``version``, between two tokens or, when draining, two requests.
 
         Args:
-            digest: that the weights must have in each worker, or the engine stays paused; empty: any.
+            digest: required digest of the weights in each worker, otherwise the engine stays paused; empty:
+                any.
 
         Returns:
-            ``time/pause``: seconds from the call that pauses generation to the one that resumes it, and
-            ``time/load``: of them, those in which the weights were loaded.
+            ``time/pause``: seconds from the call that pauses generation to the one that resumes it; and
+            ``time/load``: the part of them in which the weights were loaded.
 
         Raises:
-            EngineLost: vLLM's process has died, could not load them, or loaded others.
-            TransferFailed: they did not come, because something else was lost. Generation is paused until
-                this is called again, after :meth:`connect`, for the same version or a later one.
+            EngineLost: vLLM's process has died, could not load the weights, or has loaded others.
+            TransferFailed: the weights did not arrive, because something else was lost. Generation is paused
+                until this is called again, after :meth:`connect`, for the same version or a later one.
         """
         failed = f"cannot load version {version} of the weights"
         if self.interruption != "drain":
@@ -326,10 +328,10 @@ class VLLMEngine:
             return await self._answer(self._swap(version, digest), failed)
 
     async def _answer(self, calls: Coroutine[Any, Any, T], failed: str) -> T:
-        """Wait for calls of the engine's process; those that it dies in vLLM leaves unanswered for ever.
+        """Wait for calls of the engine's process; if it dies, vLLM leaves them without an answer.
 
         Raises:
-            EngineLost: it has died, or an error was raised there: then ``failed``, and that error.
+            EngineLost: it has died, or raised an error; the message is ``failed``, followed by that error.
         """
         work = asyncio.ensure_future(calls)
         try:
@@ -341,7 +343,7 @@ class VLLMEngine:
         except self._dead as error:
             raise EngineLost(DIED) from error
         except Exception as error:
-            if type(error) is not Exception:  # by which vLLM tells of those in its own process
+            if type(error) is not Exception:  # the type of errors in vLLM's own process
                 raise
             cause = " ".join(_CALL.sub("", str(error)).split())
             raise EngineLost(f"vLLM {failed}{': ' if cause else ''}{cause[:LONGEST_CAUSE]}") from error
@@ -362,7 +364,7 @@ class VLLMEngine:
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info={}))
         await self._llm.finish_weight_update()
         came = await self._check_transfer(f"version {version} of the weights did not arrive")
-        if digest and came != {digest}:  # each worker is sent all weights
+        if digest and came != {digest}:  # each worker receives all weights
             raise EngineLost(
                 f"the weights that arrived as version {version} are not those that the learner sent: the "
                 f"digest is {' and '.join(sorted(came))}, not {digest}"
@@ -381,10 +383,10 @@ class VLLMEngine:
         return {"time/pause": resuming - begun, "time/load": loaded - still}
 
     async def _note_boundaries(self, version: int) -> None:
-        """Wait, while vLLM is paused, for all tokens to be here: ``version`` samples those that follow.
+        """Wait, while vLLM is paused, until all tokens have arrived; ``version`` samples later ones.
 
-        The answer to a pause comes after all that was sampled before it, so that only the steps between the
-        socket and the requests are left. vLLM before 0.32 does not tell which weights sampled a token.
+        The answer to a pause comes after everything that was sampled before it, so only the steps between the
+        socket and the requests remain. vLLM before 0.32 does not report which weights sampled a token.
         """
         self._next_version = version
         if self._reports_versions and self.interruption != "keep":
@@ -398,29 +400,30 @@ class VLLMEngine:
                     request.spans.append((count, version))
 
     def _tokens(self, request: _Request) -> int | None:
-        """Tokens of a request that have come from vLLM's process; None: vLLM does not know it, or no more."""
+        """Return the number of tokens of a request from vLLM's process; None: vLLM does not know it."""
         state = self._state(request)
         return None if state is None else state.detokenizer.num_output_tokens()
 
     def _state(self, request: _Request) -> Any:
-        """Return what vLLM's front end has of a request; None: nothing yet, or no more."""
+        """Return the state of a request in vLLM's front end; None: there is none yet, or no longer."""
         processor = self._llm.output_processor
         known = processor.external_req_ids.get(request.id)
         return processor.request_states[known[0]] if known else None
 
     async def close(self) -> None:
         """Stop vLLM's processes."""
-        self._llm.shutdown(timeout=self._grace)  # it holds nothing that must be saved
-        # Its destructor needs modules that are gone when the interpreter ends: run it now. It is in cycles.
+        self._llm.shutdown(timeout=self._grace)  # it contains nothing to save
+        # Its destructor needs modules that are gone at the interpreter's end, so run it now. It is in
+        # reference cycles.
         self._llm = None
         gc.collect()
 
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    """A request in vLLM: the weights at its begin, and whether we gave it up.
+    """A request in vLLM: the weights at its start, and whether we have aborted it.
 
-    ``spans``: from which token on which weights sampled it, where vLLM does not report it.
+    ``spans``: first token of each weight version, if vLLM does not report versions.
     """
 
     id: str
@@ -430,7 +433,7 @@ class _Request:
 
 
 def _completion(whole: Any, spans: list[tuple[int, int]]) -> Completion:
-    """Take over a continuation as vLLM has it; ``spans`` if it does not know the versions."""
+    """Convert a continuation of vLLM; ``spans`` are used if vLLM does not report versions."""
     ids = list(whole.token_ids)
     logprobs = (
         [whole.logprobs.logprobs[start] for start in whole.logprobs.start_indices] if whole.logprobs else []
@@ -450,7 +453,7 @@ def _completion(whole: Any, spans: list[tuple[int, int]]) -> Completion:
 
 
 def _require_numbers(logprobs: list[float]) -> None:
-    """Raise WrongNumbers if vLLM has computed what is no number: the tokens mean nothing then, either."""
+    """Raise WrongNumbers if vLLM has computed NaN; its tokens are then meaningless, too."""
     if not all(map(math.isfinite, logprobs)):
         raise WrongNumbers(
             "vLLM sampled a token whose log-probability is not finite: its kernels are faulty, or its "
@@ -459,7 +462,7 @@ def _require_numbers(logprobs: list[float]) -> None:
 
 
 def _versions(spans: list[tuple[int, int]], count: int, since: int = 0) -> list[int]:
-    """Return the version of each token up to ``count``, given from which token on which sampled them."""
+    """Return the version of each token up to ``count``, given the first token of each version."""
     versions: list[int] = []
     for (start, version), (end, _) in itertools.pairwise([*spans, (count, -1)]):
         versions.extend([version] * (end - max(start, since)))

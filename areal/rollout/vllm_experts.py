@@ -1,9 +1,9 @@
-"""The experts that each token is sent to, recorded on a CPU, where vLLM itself does not.
+"""Records the experts of each token on a CPU, where vLLM itself does not.
 
-vLLM (0.32) keeps them for the requests that compute them and for those that find them in the prefix
-cache, and has them leave with the tokens sampled. Only its runner for GPUs calls upon that, with what it has
-at hand; the runner for CPUs is made to do so here. A token that is computed again, under other weights, keeps
-what was recorded when its request first computed it.
+vLLM (0.32) stores them for the requests that compute them and for those that find them in the prefix cache,
+and returns them with the sampled tokens. Only its runner for GPUs does this, with data that the runner for
+CPUs also has; this module extends the latter. A token that is recomputed under other weights keeps the record
+of its first computation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vllm.distributed.aux_output_connector.worker import AuxOutputWorkerConnecto
 
 
 class ExpertsRecorder:
-    """Puts itself around the two halves of a step of vLLM's runner."""
+    """Wraps the two halves of a step of vLLM's runner."""
 
     def __init__(self, runner: Any) -> None:
         self._runner = runner
@@ -28,7 +28,7 @@ class ExpertsRecorder:
         runner.execute_model, runner.sample_tokens = self.execute_model, self.sample_tokens
 
     def execute_model(self, scheduled: Any, *others: Any) -> Any:
-        """Compute a step, and keep which request has which of its rows."""
+        """Compute a step, and record the rows of each request."""
         self._connector.begin_step(scheduled.aux_output_connector_metadata)
         output = self._execute(scheduled, *others)
         if scheduled.total_num_scheduled_tokens:
@@ -43,12 +43,12 @@ class ExpertsRecorder:
         return output
 
     def sample_tokens(self, *inputs: Any) -> Any:
-        """Sample a token of each request: there are no prompts in pieces on a CPU."""
+        """Sample a token of each request; on a CPU, prompts are not split."""
         output = self._sample(*inputs)
         pending, self._pending = self._pending, None
         if pending is not None:
             count = len(pending.request_ids)
             pending.enqueue_cpu_copy(np.ones(count, int), np.zeros(count, int))
-            whole = getattr(output, "_model_runner_output", output)  # where the next step is scheduled before
+            whole = getattr(output, "_model_runner_output", output)  # if the next step is already scheduled
             whole.aux_output_connector_output = pending.process_output()
         return output

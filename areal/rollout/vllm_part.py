@@ -6,14 +6,14 @@ from areal.rollout.vllm_start import EngineSettings, engine_config, starting
 
 
 class EnginePart:
-    """Runs workers that the engine on the first host commands, until it or one of them ends.
+    """Runs workers that the engine on the first host controls, until it or one of them ends.
 
-    The scheduler and the requests are there (:class:`areal.rollout.vllm_engine.VLLMEngine`); this is vLLM's
-    own executor without them, what ``vllm serve --headless`` runs.
+    The scheduler and the requests are on that host (:class:`areal.rollout.vllm_engine.VLLMEngine`); this is
+    vLLM's own executor without them, as in ``vllm serve --headless``.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        """Start them; it takes until the workers of all hosts have met.
+        """Start the workers; returns when the workers of all hosts are connected.
 
         Raises:
             EngineLost: they did not start.
@@ -24,5 +24,5 @@ class EnginePart:
             self._executor = WorkersExecutor(engine_config(settings))
 
     def close(self) -> None:
-        """End them."""
+        """End the workers."""
         self._executor.shutdown()

@@ -1,14 +1,14 @@
-"""vLLM's scheduler, but tokens leave the engine's process when their continuation ends, or once a second.
+"""vLLM's scheduler, but tokens leave the engine's process when their continuation ends, or every second.
 
-vLLM sends each token of each request to the process that asked for it: thousands of small messages a second,
-handled by Python code, on the core that a CPU's learner needs, and for longer than a GPU takes for a step.
-Who asks for a final result only, gets few messages here. What comes every second shows that the engine goes
-on.
+vLLM sends each token of each request to the process that requested it. These are thousands of small messages
+a second, handled by Python code, on the core that a CPU's learner needs, and for longer than a GPU needs for
+a step. A caller that only requests a final result gets few messages here. The messages every second show that
+the engine is alive.
 
-Guarantee: the version of the weights that goes with each token stays exact. vLLM stamps a message with the
-version at the moment when it is sent (before 0.32, areal counts what has come when a pause is complete), and
-changes weights only while generation is paused: so what is held back is sent when a pause begins, before it
-is complete.
+Guarantee: the version of the weights for each token stays exact. vLLM stamps a message with the version at
+the time of sending (before 0.32, areal counts the tokens that have arrived when a pause is complete), and
+changes weights only while generation is paused. Outputs that are held back are therefore sent when a pause
+begins, before it is complete.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from vllm.v1.outputs import LogprobsLists
 from areal.rollout.vllm_start import RECORDS_EXPERTS
 
 _OFTEN = 1.0
-"""Seconds for which outputs are held back at most."""
+"""Maximum seconds for which outputs are held back."""
 _BEGIN_EVERY = 4
-"""Steps from one in which requests begin to the next."""
+"""Number of steps from one in which requests begin to the next."""
 
 
 class WholeOutputScheduler(Scheduler):
-    """Holds the outputs of a request back until it ends or generation is paused, or a second is over."""
+    """Holds the outputs of a request back until it ends, generation is paused, or a second has passed."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -49,24 +49,24 @@ class WholeOutputScheduler(Scheduler):
             self.aux_output_connector = AuxOutputSchedulerConnector()
 
     def has_finished_requests(self) -> bool:
-        """Whether a step is needed though nothing runs; also when a pause finds outputs held back."""
+        """Return whether a step is needed although nothing runs; true if a pause finds held outputs."""
         return super().has_finished_requests() or (self._paused and bool(self._held))
 
     def update_from_output(self, *arguments: Any, **keywords: Any) -> dict[int, EngineCoreOutputs]:
-        """Take in what a step sampled; return what leaves the process now."""
+        """Process the samples of a step; return the outputs that leave the process now."""
         outputs = super().update_from_output(*arguments, **keywords)
         for of_client in outputs.values():
             of_client.outputs = [whole for part in of_client.outputs if (whole := self._collect(part))]
         if self._held and (self._paused or time.monotonic() - self._sent > _OFTEN):
             self._sent = time.monotonic()
-            # One front end: client 0.
+            # There is one front end: client 0.
             of_client = outputs.setdefault(0, EngineCoreOutputs())
             of_client.outputs = [*of_client.outputs, *map(joined, self._held.values())]
             self._held.clear()
         return outputs
 
     def finish_requests(self, *arguments: Any, **keywords: Any) -> Any:
-        """End requests from outside; nobody waits for what was held back of them."""
+        """End requests from outside; nobody waits for their held outputs."""
         ended = super().finish_requests(*arguments, **keywords)
         self._held = {name: parts for name, parts in self._held.items() if name in self.requests}
         return ended
@@ -76,7 +76,7 @@ class WholeOutputScheduler(Scheduler):
         return self.pause_state == PauseState.PAUSED_ALL
 
     def _collect(self, part: EngineCoreOutput) -> EngineCoreOutput | None:
-        """Return the output to send: this one, with what was held back before it; or None."""
+        """Return the output to send: this one, joined with those held back before it; or None."""
         if part.finish_reason is None and self._wanted_whole(part.request_id):
             self._held.setdefault(part.request_id, []).append(part)
             return None
@@ -84,15 +84,15 @@ class WholeOutputScheduler(Scheduler):
 
     def _wanted_whole(self, request_id: str) -> bool:
         params = self.requests[request_id].sampling_params
-        # Stop strings are looked for where the text is, in the front end, token by token.
+        # The front end, which has the text, searches stop strings token by token.
         return params is not None and params.output_kind == RequestOutputKind.FINAL_ONLY and not params.stop
 
 
 class AsyncWholeOutputScheduler(WholeOutputScheduler, AsyncScheduler):
-    """The same where vLLM schedules a step before it has the tokens of the last.
+    """The same for vLLM's asynchronous scheduling, which schedules a step before the last one has tokens.
 
-    Requests begin together, in one of a few steps. The steps between only decode: vLLM has one CUDA graph for
-    the whole of such a step, where it launches each layer's attention by itself if a request begins.
+    Requests begin together, in one of a few steps. The other steps only decode: vLLM has one CUDA graph for
+    the whole of such a step, but launches each layer's attention separately if a request begins.
     """
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -102,19 +102,19 @@ class AsyncWholeOutputScheduler(WholeOutputScheduler, AsyncScheduler):
         self._steps = itertools.count()
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
-        """Choose what the next step computes; ``throttle_prefills``: nothing but decoding, where some can."""
+        """Schedule the next step; ``throttle_prefills``: only decode, if any request can."""
         return super().schedule(throttle_prefills or next(self._steps) % self._begin_every > 0)
 
 
 def joined(parts: Sequence[EngineCoreOutput]) -> EngineCoreOutput:
-    """Return consecutive outputs of one request as one."""
+    """Return consecutive outputs of one request as one output."""
     last = parts[-1]
     if len(parts) > 1:
         logprobs = [part.new_logprobs for part in parts if part.new_logprobs is not None]
         last.new_token_ids = [token for part in parts for token in part.new_token_ids]
         last.new_logprobs = _joined_logprobs(logprobs) if logprobs else None
         last.prefill_stats = parts[0].prefill_stats
-        # Some releases hand experts on by another way.
+        # Some releases return experts in another way.
         experts = [found for part in parts if (found := getattr(part, "routed_experts", None)) is not None]
         if experts:
             last.routed_experts = np.concatenate(experts)

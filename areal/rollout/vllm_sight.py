@@ -1,7 +1,7 @@
-"""Pictures for vLLM: made ready here, so that it sees the pixels, and reads the ids, that the learner does.
+"""Prepares images for vLLM, so that it uses the same pixels and ids as the learner.
 
-vLLM would make ids out of messages and pixels out of pictures by itself. It is given both: the ids that the
-conversation has, with all placeholders in them, where they lie, and the pixels.
+vLLM would create ids from messages and pixels from images by itself. It receives both instead: the ids of the
+conversation, with all placeholders in their places, and the pixels.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from areal.images import Image, digest_of
 from areal.models.sight import Sight
 
 _MOST = 256
-"""Pictures in one conversation."""
+"""Maximum number of images in a conversation."""
 _KEPT = 16
-"""Pictures that are kept as vLLM takes them, since the members of a group begin together."""
+"""Number of cached images in vLLM's form, because the members of a group begin together."""
 
 
 def arguments() -> dict[str, Any]:
-    """vLLM's engine arguments for a model that sees."""
+    """Return vLLM's engine arguments for a vision-language model."""
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     found: dict[str, Any] = {
-        "skip_tokenizer_init": False,  # it wants one, though nothing is asked of it
+        "skip_tokenizer_init": False,  # vLLM requires a tokenizer, but does not use it
         "limit_mm_per_prompt": {"image": _MOST, "video": 0},
-        # Both would ask transformers' processor of the model, which needs torchvision.
+        # Both would call the model's processor in transformers, which requires torchvision.
         "skip_mm_profiling": True,
         "mm_processor_cache_gb": 0,
     }
     if hasattr(AsyncEngineArgs, "mm_device_do_normalize"):
-        found["mm_device_do_normalize"] = False  # what it is given is normalised; older ones always take that
+        found["mm_device_do_normalize"] = False  # the input is normalised; older versions assume it
     return found
 
 
 def bring_processing(config: Any) -> None:
-    """Let vLLM in this process, and those that are forked from it, do without transformers' processor.
+    """Let vLLM in this process and its forks work without transformers' processor.
 
     Args:
-        config: vLLM's configuration of a model that sees.
+        config: vLLM's configuration of a vision-language model.
     """
     from vllm.model_executor.model_loader import get_model_architecture
     from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -58,19 +58,19 @@ def bring_processing(config: Any) -> None:
         def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Any) -> dict[str, int]:
             return {"image": seq_len}
 
-    del model._processor_factory  # else vLLM warns that it is replaced
+    del model._processor_factory  # else vLLM warns about the replacement
     MULTIMODAL_REGISTRY.register_processor(known.processor, info=Info, dummy_inputs=known.dummy_inputs)(model)
 
 
 class Prompts:
-    """Makes vLLM's prompts out of ids and pictures."""
+    """Creates vLLM's prompts from ids and images."""
 
     def __init__(self, sight: Sight) -> None:
         self._sight = sight
         self._item = lru_cache(_KEPT)(self._new_item)
 
     def prompt(self, ids: list[int], images: Sequence[Image], salt: str) -> dict[str, Any]:
-        """Return a prompt of which nothing is left to be made; ``salt`` as in vLLM's prefix cache."""
+        """Return a completely prepared prompt; ``salt`` is that of vLLM's prefix cache."""
         from vllm.multimodal.inputs import MultiModalKwargsItems, PlaceholderRange
 
         return {

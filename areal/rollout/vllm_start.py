@@ -1,4 +1,4 @@
-"""How vLLM is started: what an engine is built from, as vLLM's arguments and its processes' environment."""
+"""Starts vLLM: the settings of an engine as vLLM's arguments and its processes' environment."""
 
 from __future__ import annotations
 
@@ -32,43 +32,44 @@ _REFUSALS = (
     TypeError,
     ValueError,
 )
-"""How vLLM says, before it starts a process, that a model or a setting will not do."""
+"""Exceptions with which vLLM rejects a model or a setting before it starts a process."""
 RECORDS_EXPERTS = "areal_records_experts"
-"""Key of vLLM's additional configuration: its scheduler hands on what areal.rollout.vllm_experts records."""
+"""Key in vLLM's additional configuration: its scheduler returns the records of areal.rollout.vllm_experts."""
 _NOT_STARTED = "Engine core initialization failed"
-"""What vLLM says when one of its processes has ended while it started."""
+"""vLLM's message if one of its processes ended during the start."""
 LONGEST_CAUSE = 500
-"""Characters of such a message that are shown, at most."""
+"""Maximum characters that are shown of such a message."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What a vLLM engine is built from.
+    """The settings of a vLLM engine.
 
     Attributes:
         model: folder or hub id.
         device: ``cpu`` or ``cuda``.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
-        max_model_len: longest sequence, in tokens.
-        max_num_seqs: sequences decoded together.
-        memory: the KV cache, in GiB on a CPU, or as a share of each GPU's memory.
+        max_model_len: maximum sequence length, in tokens.
+        max_num_seqs: number of sequences that are decoded together.
+        memory: size of the KV cache, in GiB on a CPU, or as a share of each GPU's memory.
         eos_ids: tokens that end a continuation.
-        threads: CPU threads on each of its hosts (CPU only).
-        eager: no compilation, no CUDA graphs.
-        seed: of the sampler.
+        threads: number of CPU threads on each of its hosts (CPU only).
+        eager: no compilation and no CUDA graphs.
+        seed: seed of the sampler.
         weight_backend: name of a registered vLLM weight-transfer engine, or None for fixed weights.
-        interruption: what new weights do to requests in flight (areal.rollout.vllm_engine).
-        tensor_parallel: its worker processes, each with a part of all weights and of the KV cache, and with
-            a GPU or, on a CPU, a part of the threads.
+        interruption: effect of new weights on requests in flight (areal.rollout.vllm_engine).
+        tensor_parallel: number of worker processes, each with a part of all weights and of the KV cache, and
+            with a GPU or, on a CPU, a part of the threads.
         device_bytes: memory of one of its GPUs; 0 on a CPU.
-        visible_devices: what CUDA_VISIBLE_DEVICES shows its processes on this host; empty on a CPU.
-        hosts: addresses of its hosts, as many workers on each; the first has the scheduler. Empty: one host.
-        host: number of this host among them.
-        port: of the first host, free, at which the workers of all hosts meet.
+        visible_devices: CUDA_VISIBLE_DEVICES of its processes on this host; empty on a CPU.
+        hosts: addresses of its hosts, with the same number of workers on each; the first has the scheduler.
+            Empty: one host.
+        host: index of this host among them.
+        port: a free port of the first host, at which the workers of all hosts meet.
         stop_strings: whether requests may have stop strings, for which vLLM needs the tokenizer.
-        sees: whether requests may have pictures.
-        experts: whether completions tell which experts tokens were sent to; the model is a mixture of them.
-        quantization: of the weights (areal.rollout.quantization); None: they have ``dtype``.
+        sees: whether requests may have images.
+        experts: whether completions include the experts of tokens; the model is then a mixture of experts.
+        quantization: quantization of the weights (areal.rollout.quantization); None: they have ``dtype``.
     """
 
     model: str
@@ -96,12 +97,12 @@ class EngineSettings:
 
 
 def is_eager(wanted: bool | None, device: str) -> bool:
-    """Return whether vLLM does without compilation and CUDA graphs; ``wanted``: the setting engine.eager."""
+    """Return whether vLLM runs without compilation and CUDA graphs; ``wanted``: the setting engine.eager."""
     return device == "cpu" if wanted is None else wanted
 
 
 def arguments(settings: EngineSettings) -> dict[str, Any]:
-    """vLLM's engine arguments."""
+    """Return vLLM's engine arguments."""
     from vllm.config import WeightTransferConfig
 
     found: dict[str, Any] = {
@@ -114,10 +115,10 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         "enable_prefix_caching": True,
         # Ids in, ids out: the text belongs to areal.rollout.conversation.
         "skip_tokenizer_init": not settings.stop_strings,
-        # The distribution that was sampled from, temperature included: the behaviour policy's own.
+        # The sampling distribution, including temperature: that of the behaviour policy.
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
-        # Sampling is what areal's settings say, not what a model's generation_config.json suggests.
+        # areal's settings determine the sampling, not a model's generation_config.json.
         "generation_config": "vllm",
     }
     if settings.sees:
@@ -131,28 +132,28 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         found["tensor_parallel_size"] = settings.tensor_parallel
         found["distributed_executor_backend"] = "mp"  # see engine_config
     elif settings.device == "cpu":
-        # Scheduler and worker in one process. vLLM turns the name "uni" into two processes on a CPU, for the
-        # sake of OpenMP settings that it makes late; ours are made before it starts (see variables). Those
-        # two wait for each other by spinning, which takes the learner's core away.
+        # Scheduler and worker in one process. On a CPU, vLLM turns the name "uni" into two processes, because
+        # of OpenMP settings that it makes late; ours are made before it starts (see variables). The two
+        # processes wait for each other with busy loops, which takes the learner's core away.
         found["distributed_executor_backend"] = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
     if len(settings.hosts) > 1:
         found |= {"nnodes": len(settings.hosts), "node_rank": settings.host}
         found |= {"master_addr": settings.hosts[0], "master_port": settings.port}
     if settings.device == "cpu":
         if settings.dtype == "float32":
-            # Of latent attention (DeepSeek's): the kernel for AMX, which vLLM prefers, takes 16 bits only.
+            # For latent attention (DeepSeek), vLLM prefers the kernel for AMX, which only supports 16 bits.
             found["attention_backend"] = "CPU_MLA"
-        # A prompt in pieces makes vLLM rewind the random state of a request that has a seed of its own, which
-        # a CPU's generator cannot: evaluations would fail where many or long prompts come at once.
+        # For a split prompt, vLLM rewinds the random state of a request with its own seed, which a CPU's
+        # generator cannot do: evaluations would fail if many or long prompts arrive at once.
         found |= {
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(BATCHED_TOKENS, settings.max_model_len),
         }
     else:
-        # CUDA graphs as vLLM chooses: without attention where requests begin in a step. With attention there
-        # (cudagraph_mode FULL), vLLM 0.26 with FlashAttention 3 samples NaN now and then.
+        # CUDA graphs as vLLM chooses: without attention if requests begin in a step. With attention in such
+        # steps (cudagraph_mode FULL), vLLM 0.26 with FlashAttention 3 occasionally samples NaN.
         found["gpu_memory_utilization"] = settings.memory
-        # In bytes, it does not hang on what is free: the learner and other runs take and give meanwhile.
+        # The size in bytes does not depend on free memory, which the learner and other runs change.
         found["kv_cache_memory_bytes"] = round(settings.memory * settings.device_bytes)
         found["max_num_batched_tokens"] = max(BATCHED_TOKENS, settings.max_num_seqs)
         if settings.experts:
@@ -161,37 +162,36 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
 
 
 def engine_config(settings: EngineSettings) -> Any:
-    """Return vLLM's whole configuration; raises what vLLM refuses arguments with."""
+    """Return vLLM's whole configuration; raises vLLM's exceptions for invalid arguments."""
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     config = AsyncEngineArgs(**arguments(settings)).create_engine_config(headless=settings.host > 0)
     if settings.device == "cpu" and settings.experts:
-        if not config.cache_config.enable_prefix_caching:  # which latent attention does without there
+        if not config.cache_config.enable_prefix_caching:  # latent attention runs without it there
             raise UserError(
                 "learner.router_replay=true: on a CPU, vLLM cannot record the experts of a model with "
                 "latent attention, such as DeepSeek's; set it to false"
             )
-        # vLLM's own setting it refuses for a CPU.
+        # vLLM rejects its own setting on a CPU.
         config.additional_config = {RECORDS_EXPERTS: True}
     if settings.device == "cpu" and config.model_config.use_mla:
-        # vLLM's kernel turns the first head of such a query alone, and leaves the others as they are.
+        # vLLM's kernel only rotates the first head of such a query, and leaves the others unchanged.
         config.compilation_config.custom_ops.append("-rotary_embedding")
     if settings.sees:
         vllm_sight.bring_processing(config.model_config)
     kind = "AsyncWholeOutputScheduler" if config.scheduler_config.async_scheduling else "WholeOutputScheduler"
     config.scheduler_config.scheduler_cls = f"areal.rollout.vllm_scheduler.{kind}"
-    if are_loaded(os.environ.get("LD_PRELOAD", "")):  # else vLLM wants a process that begins with more
-        # A fork has all imports done, which take 10 s. CUDA is not touched here; where it is, vLLM spawns all
-        # the same.
+    if are_loaded(os.environ.get("LD_PRELOAD", "")):  # else vLLM needs a process that starts with them
+        # A fork has all imports, which take 10 s. CUDA is not used here; if it were, vLLM would spawn anyway.
         os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     if settings.tensor_parallel > 1:
-        # Only now: vLLM lets no executor but its own have several hosts, of which this one is.
+        # Only now, because vLLM allows several hosts only for its own executor, which this one inherits from.
         config.parallel_config.distributed_executor_backend = "areal.rollout.vllm_executor.WorkersExecutor"
     return config
 
 
 def are_loaded(libraries: str) -> bool:
-    """Return whether this process has all libraries of an LD_PRELOAD, as it has torch's own OpenMP."""
+    """Return whether this process has loaded all libraries of an LD_PRELOAD, such as torch's OpenMP."""
     paths = [os.path.realpath(path) for path in re.split("[: ]+", libraries) if path]
     maps = Path("/proc/self/maps")
     return not paths or (maps.exists() and set(paths) <= {line.split()[-1] for line in maps.open()})
@@ -199,11 +199,11 @@ def are_loaded(libraries: str) -> bool:
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Say in one line why vLLM does not start within; raises EngineLost."""
+    """Explain in one line why vLLM does not start in the context; raises EngineLost."""
     try:
         yield
     except Exception as error:
-        if type(error) is Exception or _NOT_STARTED in str(error):  # it was raised in a process of vLLM's own
+        if type(error) is Exception or _NOT_STARTED in str(error):  # it was raised in a process of vLLM
             raise EngineLost("vLLM did not start") from error
         if not isinstance(error, _REFUSALS):
             raise
@@ -212,7 +212,7 @@ def starting() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return in one line why vLLM refuses to start; pydantic's messages without their ornaments."""
+    """Return in one line why vLLM refuses to start; pydantic's messages are simplified."""
     text = str(error)
     if hasattr(error, "errors"):
         text = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())
@@ -221,7 +221,7 @@ def _reason(error: BaseException) -> str:
 
 
 def variables(settings: EngineSettings) -> dict[str, str]:
-    """Environment variables of vLLM's processes."""
+    """Return the environment variables of vLLM's processes."""
     workers = settings.tensor_parallel // max(1, len(settings.hosts))
     found = {
         "VLLM_NO_USAGE_STATS": "1",
@@ -236,8 +236,8 @@ def variables(settings: EngineSettings) -> dict[str, str]:
             "OMP_NUM_THREADS": str(max(1, settings.threads // workers)),
         }
         if settings.eager:
-            # vLLM has some lines of its sampler compiled all the same, which needs a C++ compiler and takes
-            # longer than it saves.
+            # vLLM would still compile parts of its sampler, which requires a C++ compiler and takes longer
+            # than it saves.
             found["TORCHDYNAMO_DISABLE"] = "1"
     else:
         found["CUDA_VISIBLE_DEVICES"] = settings.visible_devices

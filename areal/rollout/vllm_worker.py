@@ -1,4 +1,4 @@
-"""What areal asks a worker of vLLM's besides what vLLM itself does."""
+"""areal's additional methods of a vLLM worker."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from areal.rollout.quantization import Layer, layers_of
 
 
 class WorkerExtension:
-    """A base class that vLLM's worker is given (``worker_extension_cls``): the engine calls its methods."""
+    """A base class of vLLM's worker (``worker_extension_cls``), whose methods the engine calls."""
 
     def report_weight_transfer(self) -> tuple[str, str]:
-        """Return why the last connection or transfer of weights failed, and the digest of what came last.
+        """Return the failure of the last connection or transfer of weights, and the last weights' digest.
 
-        The first is empty if it did not fail.
+        The failure is empty if there was none.
         """
         worker: Any = self
         return worker.weight_transfer_engine.failure, worker.weight_transfer_engine.digest
 
     def record_experts(self) -> None:
-        """Record from now on which experts tokens are sent to, on a CPU."""
+        """Record the experts of tokens from now on, on a CPU."""
         from areal.rollout.vllm_experts import ExpertsRecorder
 
         worker: Any = self
         ExpertsRecorder(worker.model_runner)
 
     def report_layers(self) -> list[Layer]:
-        """Return the layers of this worker's model, with the types that their weights have."""
+        """Return the layers of this worker's model, with the types of their weights."""
         worker: Any = self
         return list(layers_of(worker.model_runner.get_model()))
 
     def release_weights(self) -> None:
-        """Close the weight receiver, and with it what it maps of the learner's memory."""
+        """Close the weight receiver, which unmaps the learner's memory."""
         worker: Any = self
         worker.weight_transfer_engine.shutdown()

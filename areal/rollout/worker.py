@@ -20,7 +20,7 @@ from areal.trajectory import Episode
 
 
 class EpisodeRunner(Protocol):
-    """Runs the episodes of a run: a rollout worker in this process, or several in processes of their own."""
+    """Runs the episodes of a run: a rollout worker in this process, or several in separate processes."""
 
     @property
     def engine(self) -> Engine:
@@ -28,12 +28,12 @@ class EpisodeRunner(Protocol):
         ...
 
     def counts(self) -> dict[str, float]:
-        """Return what failed so far and was refused or repeated, under the names of a run's metrics."""
+        """Return the counts of failed, refused and repeated work so far, by names in a run's metrics."""
         ...
 
     @property
     def busy_seconds(self) -> float:
-        """Seconds so far in which there was work for the engines."""
+        """Number of seconds so far in which there was work for the engines."""
         ...
 
     async def run_episode(self, task: dict[str, Any], sampling: Sampling) -> Episode:
@@ -49,7 +49,7 @@ class EpisodeRunner(Protocol):
 class RolloutWorker:
     """Runs episodes with one engine, one agent and a pool of environments, which all episodes share.
 
-    Agents that are programs need a ``server``; it starts when a program first asks.
+    Agents that are programs need a ``server``, which starts with the first request of a program.
     """
 
     engine: Engine
@@ -61,7 +61,7 @@ class RolloutWorker:
     opening: Opening = Opening()  # noqa: RUF009 (it is frozen)
 
     def counts(self) -> dict[str, float]:
-        """Return what failed so far and was refused or repeated, under the names of a run's metrics."""
+        """Return the counts of failed, refused and repeated work so far, by names in a run's metrics."""
         refusals = self.server.refusals if self.server is not None else Refusals()
         found = {"refused": refusals.count, "ignored": refusals.ignored, **self.pool.counts()}
         of_engines = self.engine.counts() if isinstance(self.engine, Engines) else {}
@@ -69,7 +69,7 @@ class RolloutWorker:
 
     @property
     def busy_seconds(self) -> float:
-        """Seconds so far in which the engine was generating."""
+        """Number of seconds so far in which the engine was generating."""
         return self.engine.busy_seconds
 
     async def run_episode(self, task: dict[str, Any], sampling: Sampling) -> Episode:
@@ -79,7 +79,7 @@ class RolloutWorker:
         return await run_episode(self.agent, self.pool, task, model, self.opening)
 
     async def close(self) -> None:
-        """Stop the programs, endpoint and engine, and close the environments."""
+        """Stop the programs, the endpoint and the engine, and close the environments."""
         if isinstance(self.agent, Program):
             await self.agent.close()
         if self.server is not None:

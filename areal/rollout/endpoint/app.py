@@ -22,7 +22,7 @@ from areal.rollout.endpoint.slow import SlowResponse
 from areal.rollout.endpoint.wire import Refusal, WireFormat
 
 _PREFIXES = ("/v1", "/v1/v1")
-"""Of all paths: Anthropic's clients put a /v1 of their own behind any address."""
+"""Prefix of all paths, because Anthropic's clients append their own /v1 to any address."""
 _WIRE_FORMATS: dict[str, WireFormat] = {
     "/chat/completions": chat,
     "/completions": completions,
@@ -36,10 +36,10 @@ _COUNTS: dict[str, Parse] = {
 _MODEL = {"id": "areal", "object": "model", "created": 0, "owned_by": "areal", "type": "model"}
 _MODEL |= {"display_name": "areal", "created_at": "1970-01-01T00:00:00Z"}
 _MODELS = {"object": "list", "data": [_MODEL], "has_more": False, "first_id": "areal", "last_id": "areal"}
-"""One list that clients of both vendors can read; calls may name any model."""
+"""A list of models that clients of both vendors can read; calls may name any model."""
 
 SessionOf = Callable[[str], Session | None]
-"""The session of a key, if the key is good."""
+"""Returns the session of a key, if the key is valid."""
 
 
 class _Reward(BaseModel):
@@ -49,12 +49,12 @@ class _Reward(BaseModel):
 def make_app(
     session_of: SessionOf, refusals: Refusals, max_request_bytes: int, sign_every: float
 ) -> Starlette:
-    """Return the application; ``session_of`` finds a key's session, ``refusals`` records what is refused.
+    """Return the application; ``session_of`` finds the session of a key, and ``refusals`` records refusals.
 
-    A response that takes longer than ``sign_every`` seconds sends a keep-alive after each of them.
+    While a response takes longer than ``sign_every`` seconds, a keep-alive is sent at this interval.
 
-    Starlette, and not FastAPI on top of it: what that adds (validation, errors, a description of the service)
-    has here the forms of the vendors' protocols.
+    The application uses Starlette instead of FastAPI: the features that FastAPI adds (validation, errors, a
+    description of the service) must have the forms of the vendors' protocols here.
     """
 
     async def reward(request: Request) -> Response:
@@ -85,7 +85,7 @@ def make_app(
         return handle
 
     async def there(request: Request) -> Response:
-        """Clients look whether anybody is there before they have a key."""
+        """Answer clients that check for a server before they have a key."""
         return Response()
 
     async def unknown(request: Request, error: Any) -> Response:
@@ -95,7 +95,7 @@ def make_app(
         return await refused(request, refusal)
 
     async def refused(request: Request, error: Any, form: WireFormat | None = None) -> Response:
-        """Answer with a Refusal, in the form of a protocol; None: of that which the client speaks."""
+        """Respond with a Refusal, in the form of a protocol; None: the protocol of the client."""
         refusals.record(request.url.path, _agent(request), error)
         form = form or (messages if "anthropic-version" in request.headers else chat)
         return _refused(error, form.error(error))
@@ -158,7 +158,7 @@ def _agent(request: Request) -> str:
 def _session(request: Request, session_of: SessionOf) -> Session:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
-    # A program may send a key of its own besides, from its environment.
+    # A program may also send its own key, from its environment.
     for key in (request.headers.get("x-api-key", ""), bearer):
         if (session := session_of(key)) is not None:
             return session

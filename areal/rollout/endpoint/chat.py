@@ -113,7 +113,7 @@ def _call(call: Any, location: str) -> dict[str, Any]:
 
 
 def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
-    """The response as one object."""
+    """Return the response as one object."""
     choices = []
     for number, reply in enumerate(response.replies):
         message = {**_said(reply), "refusal": None}
@@ -131,7 +131,7 @@ def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
 
 
 def stream(request: ModelRequest, response: ModelResponse) -> bytes:
-    """The response as server-sent events."""
+    """Return the response as server-sent events."""
     return events(_chunks(request, response), named=False) + b"data: [DONE]\n\n"
 
 

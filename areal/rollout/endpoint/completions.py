@@ -1,4 +1,4 @@
-"""OpenAI's Completions: ``POST /v1/completions``, which goes on with a text, without any chat template."""
+"""OpenAI's Completions: ``POST /v1/completions``, which continues a text without a chat template."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _text(given: Any) -> str:
 
 
 def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
-    """The response as one object."""
+    """Return the response as one object."""
     choices = [
         _choice(number, reply.message["content"], reply.finish, _logprobs(request, response, number))
         for number, reply in enumerate(response.replies)
@@ -74,7 +74,7 @@ def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
 
 
 def stream(request: ModelRequest, response: ModelResponse) -> bytes:
-    """The response as server-sent events."""
+    """Return the response as server-sent events."""
     return events(_chunks(request, response), named=False) + b"data: [DONE]\n\n"
 
 
@@ -107,7 +107,7 @@ def _head(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
 
 
 def _logprobs(request: ModelRequest, response: ModelResponse, number: int) -> dict[str, Any] | None:
-    """Return the log-probabilities of the tokens that were sampled; no others are known."""
+    """Return the log-probabilities of the sampled tokens; those of other tokens are not known."""
     if not request.logprobs:
         return None
     texts, offset, offsets = response.texts[number], len(request.prompt or ""), []

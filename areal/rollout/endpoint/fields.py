@@ -13,9 +13,9 @@ from typing import Any
 
 from areal.rollout.endpoint.wire import Reading, shown, unavailable
 
-# Of OpenAI's protocols; of Anthropic's, with headers that some clients put into the body; of vLLM's server:
-# queues, caches, transport, additions to the response, images, which there are none of; of routers: which of
-# several servers, and at what price; and within other fields.
+# Fields of OpenAI's protocols; of Anthropic's, including headers that some clients put into the body; of
+# vLLM's server: queues, caches, transport, additions to the response, images, which do not exist here; of
+# routers: the choice of a server and its price; and fields within other fields.
 _HARMLESS = """
 store metadata user safety_identifier service_tier prompt_cache_key prompt_cache_options
 prompt_cache_retention prediction reasoning reasoning_effort verbosity max_tool_calls moderation
@@ -77,7 +77,7 @@ _UNCHANGED: dict[str, tuple[Any, ...]] = {
     "response_prefix": ("",),
     "suffix": ("",),
 }
-"""Fields that are obeyed elsewhere, with the values that ask for nothing."""
+"""Fields that are handled elsewhere, with the values that request nothing."""
 
 _NUMBERS = """
 temperature top_p top_k min_p typical_p top_a tfs mirostat mirostat_mode mirostat_eta mirostat_tau
@@ -90,7 +90,7 @@ parallel_tool_calls structured_outputs guided_json guided_regex guided_choice gu
 guided_decoding_backend guided_whitespace_pattern thinking_token_budget repetition_detection
 """
 _SAMPLING = dict.fromkeys(_NUMBERS.split(), (int, float)) | dict.fromkeys(_OTHERS.split(), (object,))
-"""Fields that ask for another distribution over responses, and for nothing else, with the types they have."""
+"""Fields that only request another distribution of responses, with their types."""
 
 _TEMPERATURE = (
     "temperature={value} differs from the temperature of the run: this endpoint samples at {run:g}, for "
@@ -150,12 +150,12 @@ def _changes_sampling(name: str, value: Any) -> bool:
 
 
 def _is_one_of(value: Any, harmless: tuple[Any, ...]) -> bool:
-    """Whether a value is among the harmless ones; ``true`` is no number."""
+    """Return whether a value is among the harmless ones; ``true`` does not count as a number."""
     return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in harmless)
 
 
 def _drops_thoughts_alone(value: Any) -> bool:
-    """Whether Anthropic's edits of the history are of thoughts only, which no history here has."""
+    """Return whether Anthropic's edits of the history only concern thoughts, which no history here has."""
     edits = value.get("edits") if isinstance(value, dict) else None
     return isinstance(edits, list) and all(
         isinstance(edit, dict) and str(edit.get("type")).startswith("clear_thinking_") for edit in edits

@@ -44,7 +44,7 @@ _ERROR_TYPES = {
     503: "overloaded_error",
 }
 _VENDOR_TOOL = re.compile(r"_\d{8}$|^mcp_toolset$")
-"""Types of tools that Anthropic runs, or has the form of: they bear a date."""
+"""Types of tools that Anthropic runs or defines; they contain a date."""
 _THREAD = "thread: this endpoint keeps no history; send the whole conversation with each request"
 
 
@@ -70,7 +70,7 @@ def parse(body: bytes, reading: Reading) -> ModelRequest:
 
 
 def parse_counted(body: bytes, reading: Reading) -> ModelRequest:
-    """Read a request whose tokens are to be counted."""
+    """Read a request whose tokens are to be counted; see :func:`parse`."""
     return _parsed(read(_Counted, body), reading)
 
 
@@ -90,7 +90,7 @@ def _parsed(request: _Counted, reading: Reading) -> ModelRequest:
         tools=shown_tools(request, _tool, reading),
         limits=SamplingLimits(max_tokens=request.max_tokens, stop=stop_strings(request.stop_sequences)),
         stream=bool(request.stream),
-        # As they have it: programs that did not ask for thoughts read the first block as words.
+        # As in Anthropic's API: programs that did not request thoughts take the first block for the text.
         thoughts=isinstance(request.thinking, dict)
         and request.thinking.get("type") in ("enabled", "adaptive"),
     )
@@ -106,7 +106,7 @@ def _tool(tool: dict[str, Any], reading: Reading) -> list[dict[str, Any]]:
 
 
 def _messages(given: dict[str, Any], location: str) -> Iterator[Message]:
-    """One message of theirs: results of tools become messages of their own, before what the user says."""
+    """Convert one of Anthropic's messages; tool results become separate messages before the user's text."""
     content = given.get("content")
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if given.get("role") not in ("user", "assistant", "system") or not isinstance(blocks, list):
@@ -150,7 +150,7 @@ def _assistant(blocks: list[dict[str, Any]], location: str) -> Message:
 
 
 def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
-    """The response as one object."""
+    """Return the response as one object."""
     reply = response.replies[0]
     return {
         **_head(request, response),
@@ -161,12 +161,12 @@ def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
 
 
 def stream(request: ModelRequest, response: ModelResponse) -> bytes:
-    """The response as server-sent events."""
+    """Return the response as server-sent events."""
     return events(_stream(request, response), named=True)
 
 
 def error(refusal: Refusal) -> dict[str, Any]:
-    """The body of a refusal."""
+    """Return the body of a refusal."""
     kind = _ERROR_TYPES.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "api_error")
     content = {"type": kind, "message": refusal.message}
     return {"type": "error", "error": content | ({"details": refusal.details} if refusal.details else {})}
@@ -176,7 +176,7 @@ SIGN_OF_LIFE = events([{"type": "ping"}], named=True)
 
 
 def error_event(refusal: Refusal) -> bytes:
-    """A refusal in a stream that has begun."""
+    """Return a refusal in a stream that has begun."""
     return events([error(refusal)], named=True)
 
 
@@ -199,7 +199,7 @@ def _stream(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str
 
 
 def _deltas(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what a block has instead of its content when it starts, and the content as it follows."""
+    """Return a block without its content, as at its start, and the content that follows."""
     if block["type"] == "tool_use":
         return {"input": {}}, [{"type": "input_json_delta", "partial_json": json.dumps(block["input"])}]
     if block["type"] == "thinking":

@@ -1,4 +1,4 @@
-"""What the readers of the three protocols share: parts of a request, each read or refused (Refusal)."""
+"""The common parts of the readers of the three protocols; each part of a request is read or refused."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from areal.rollout.endpoint.wire import Reading, Refusal, shown, unavailable
 
 MAX_CHOICES = 128
-"""Largest ``n``, as OpenAI has it."""
+"""Maximum of ``n``, as in OpenAI's API."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""What engines take as a seed."""
+"""Range of seeds that engines accept."""
 _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-"""Types of parts that are text, and where in the part it is."""
+"""Types of text parts, and the key of the text in each."""
 _FORCED = ("required", "any", "function", "tool")
-"""What a choice of tools is called that forces the model to call one."""
+"""Names of tool choices that force the model to call a tool."""
 ROLES = ("system", "developer", "user", "assistant")
-"""Roles of OpenAI's messages; the developer is the system's other name."""
+"""Roles of OpenAI's messages; ``developer`` is another name for ``system``."""
 
 
 class RequestForm(BaseModel):
-    """What is read of a request of any protocol; the rest is looked at by ``fields.look_at_fields``."""
+    """The fields that are read in requests of any protocol; ``fields.look_at_fields`` checks the others."""
 
     model_config = ConfigDict(extra="allow", strict=True)
     model: str
@@ -35,7 +35,7 @@ def read(form: type[BaseModel], body: bytes) -> Any:
     """Validate a request's body.
 
     Raises:
-        Refusal: it is not JSON, or lacks something; the message names the first such field.
+        Refusal: it is not JSON, or lacks a field; the message names the first such field.
     """
     try:
         return form.model_validate_json(body)
@@ -47,7 +47,7 @@ def read(form: type[BaseModel], body: bytes) -> Any:
 
 
 def plain_text(content: Any, location: str) -> str:
-    """Join the text parts of a message's content; None is no text."""
+    """Join the text parts of a message's content; None is empty text."""
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list):
@@ -77,14 +77,14 @@ def role_of(message: dict[str, Any], location: str, known: tuple[str, ...] = ROL
 
 
 def call_id(number: Any, location: str) -> str | None:
-    """Return the id of the call that a message is the result of."""
+    """Return the id of the call whose result a message is."""
     if not isinstance(number, str | None):
         raise Refusal(400, f"{location}: the id of a tool call must be a string, not {shown(number)}")
     return number
 
 
 def function_call(number: str, name: Any, arguments: Any, location: str) -> dict[str, Any]:
-    """One call of a tool, in OpenAI's chat form."""
+    """Return a tool call in OpenAI's chat form."""
     if not (isinstance(name, str) and isinstance(arguments, str) and isinstance(number, str)):
         raise Refusal(
             400, f"{location}: a tool call needs an id, a name and arguments, each of them a string"
@@ -93,7 +93,7 @@ def function_call(number: str, name: Any, arguments: Any, location: str) -> dict
 
 
 def function_tool(name: Any, description: Any, parameters: Any) -> dict[str, Any]:
-    """A tool that the model may call, in OpenAI's chat form."""
+    """Return a tool that the model may call, in OpenAI's chat form."""
     if not isinstance(name, str) or not name:
         raise Refusal(400, "tools: a tool needs a name")
     if not isinstance(description, str | None) or not isinstance(parameters, dict | None):
@@ -109,14 +109,14 @@ def shown_tools(
     read_tool: Callable[[dict[str, Any], Reading], list[dict[str, Any]]],
     reading: Reading,
 ) -> list[dict[str, Any]]:
-    """Return the tools that the model is shown: those of a request, or those of them that it allows.
+    """Return the tools for the model: those of a request, or the allowed ones among them.
 
     Args:
-        read_tool: returns the functions that a tool consists of, in OpenAI's chat form.
+        read_tool: returns the functions of a tool, in OpenAI's chat form.
 
     Raises:
-        Refusal: it forces the model to call a tool, which is not sampled from the model, while such
-            settings are refused; or a tool is invalid.
+        Refusal: a tool is invalid; or the request forces the model to call a tool, which is not sampling from
+            the model, and such settings are refused.
     """
     choice = request.tool_choice
     tools = [function for tool in request.tools or () for function in read_tool(tool, reading)]
@@ -143,7 +143,7 @@ def shown_tools(
 
 
 def _allowed(given: dict[str, Any]) -> tuple[Any, set[Any]]:
-    """Return the mode of a choice among some tools, and their names."""
+    """Return the mode of a choice among several tools, and their names."""
     tools = given.get("tools")
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise Refusal(400, "tool_choice: allowed_tools needs a mode and a list of tools")
@@ -151,14 +151,14 @@ def _allowed(given: dict[str, Any]) -> tuple[Any, set[Any]]:
 
 
 def _name(tool: dict[str, Any]) -> str | None:
-    """Return the name of the function that is meant, in whatever protocol; None: of none."""
+    """Return the name of the selected function, in any protocol; None: no function is selected."""
     function = tool.get("function")
     name = tool.get("name", function.get("name") if isinstance(function, dict) else None)
     return name if isinstance(name, str) else None
 
 
 def vendor_tool(kind: Any, reading: Reading) -> list[dict[str, Any]]:
-    """Ignore or refuse a built-in tool of the vendor; return the functions for it, which are none."""
+    """Ignore or refuse a built-in tool of the vendor; return its functions, of which there are none."""
     why = f"tools: this endpoint has no built-in tools, so {shown(kind)} is not available"
     reading.override("tools", kind, why)
     return []

@@ -1,4 +1,4 @@
-"""Content with pictures, in the forms of the three protocols."""
+"""Content with images, in the forms of the three protocols."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _DATA = re.compile(r"data:image/[\w.+-]+;base64,(.*)", re.DOTALL)
 
 
 def content_of(content: Any, location: str) -> Content:
-    """Return what a user, or a tool, says and shows: text, or parts if there are pictures.
+    """Return the content of a user or a tool: text, or parts if there are images.
 
-    Pictures are parts ``image_url`` (chat completions), ``input_image`` (responses) and ``image`` (messages).
+    Images are parts ``image_url`` (chat completions), ``input_image`` (responses) and ``image`` (messages).
 
     Raises:
-        Refusal: a part is something else, or a picture that cannot be read, or that is at an address: nothing
-            is fetched.
+        Refusal: a part has another type, or is an image that cannot be read or that is at an address, because
+            nothing is downloaded.
     """
     if not isinstance(content, list) or not any(_is_picture(part) for part in content):
         return plain_text(content, location)

@@ -1,7 +1,7 @@
-"""What programs asked for and did not get: it is counted, and the first of each kind is logged.
+"""Counts what programs requested and did not get, and logs the first of each kind.
 
-Frameworks swallow refusals, or return their text as if the model had said it. A program's author learns of
-them, and of settings that are ignored, from the run, or not at all.
+Frameworks swallow refusals, or return their text as if it came from the model. The author of a program learns
+of them, and of ignored settings, from the run or not at all.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 _VALUES = re.compile(r"=.*|\d+", re.DOTALL)
 _MAX_KINDS = 100
-"""Kinds, each of refusals and of ignored settings, that are written to the log."""
+"""Maximum number of kinds that are logged, separately for refusals and for ignored settings."""
 
 
 class Refusals:
     """The refusals of all episodes of a run.
 
     Attributes:
-        count: how many there were; calls that may succeed later do not count.
-        ignored: how many calls were served without a setting that they asked for.
+        count: number of refusals; calls that may succeed later do not count.
+        ignored: number of calls that were served without a setting that they requested.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Refusals:
             )
 
     def record_ignored(self, path: str, agent: str, settings: Sequence[str]) -> None:
-        """Count a call whose ``settings`` (each as NAME=VALUE) are ignored, if any; log each that is new."""
+        """Count a call with ignored ``settings`` (each as NAME=VALUE), if there are any; log each new one."""
         self.ignored += bool(settings)
         for setting in settings:
             kind = path, _VALUES.sub("", setting)

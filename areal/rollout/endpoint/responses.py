@@ -40,7 +40,7 @@ code_interpreter image_generation local_shell apply_patch computer computer_use 
 tool_search programmatic_tool_calling
 """
 _VENDOR_TOOLS = frozenset(_OF_THE_VENDOR.split())
-"""Types of tools that OpenAI runs, or has the form of."""
+"""Types of tools that OpenAI runs or defines."""
 _LOGPROBS = "message.output_text.logprobs"
 
 
@@ -68,7 +68,7 @@ def parse(body: bytes, reading: Reading) -> ModelRequest:
 
 
 def parse_counted(body: bytes, reading: Reading) -> ModelRequest:
-    """Read a request whose tokens are to be counted."""
+    """Read a request whose tokens are to be counted; see :func:`parse`."""
     return _parsed(read(_Counted, body), reading)
 
 
@@ -95,7 +95,7 @@ def _parsed(request: _Counted, reading: Reading) -> ModelRequest:
 
 
 def _tool(tool: dict[str, Any], reading: Reading) -> list[dict[str, Any]]:
-    """Return a function, or those of a namespace, whose names begin with that of the namespace."""
+    """Return a function, or the functions of a namespace, whose names start with that of the namespace."""
     kind = tool.get("type")
     if kind == "function":
         return [function_tool(tool.get("name"), tool.get("description"), tool.get("parameters"))]
@@ -116,7 +116,7 @@ def _tool(tool: dict[str, Any], reading: Reading) -> list[dict[str, Any]]:
 
 
 def _qualified(space: Any, name: Any) -> Any:
-    """Return what the model calls a function that may be of a namespace."""
+    """Return the model's name of a function that may belong to a namespace."""
     return f"{space}__{name}" if isinstance(space, str) and isinstance(name, str) else name
 
 
@@ -130,7 +130,7 @@ def _namespaces(tools: Iterable[dict[str, Any]]) -> dict[str, tuple[str, str]]:
 
 
 def _messages(given: str | list[dict[str, Any]], reading: Reading) -> list[Message]:
-    """Items as messages; what the assistant says and the tools that it calls are one message."""
+    """Convert items to messages; the assistant's text and its tool calls become one message."""
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     messages: list[Message] = []
@@ -157,7 +157,7 @@ def _messages(given: str | list[dict[str, Any]], reading: Reading) -> list[Messa
             output = content_of(item.get("output"), location)
             number = call_id(item.get("call_id"), location)
             messages.append({"role": "tool", "tool_call_id": number, "content": output})
-        elif kind == "reasoning":  # of what comes next
+        elif kind == "reasoning":  # belongs to the next item
             thought = _thought(item)
         else:
             raise Refusal(400, f"{location}: items of type {shown(kind)} are not supported")
@@ -170,7 +170,7 @@ def _thought(item: dict[str, Any]) -> str:
 
 
 def _whole(item: dict[str, Any], location: str, reading: Reading) -> dict[str, Any]:
-    """Return an item, which may be given by the id that this endpoint has given it."""
+    """Return an item, which may be given by the id that this endpoint has assigned."""
     kind = item.get("type") or ("message" if "role" in item else "item_reference")
     if kind != "item_reference":
         return {**item, "type": kind}
@@ -183,12 +183,12 @@ def _whole(item: dict[str, Any], location: str, reading: Reading) -> dict[str, A
 
 
 def render(request: ModelRequest, response: ModelResponse) -> dict[str, Any]:
-    """The response as one object."""
+    """Return the response as one object."""
     return _response(request, response, _items(request, response), done=True)
 
 
 def stream(request: ModelRequest, response: ModelResponse) -> bytes:
-    """The response as server-sent events."""
+    """Return the response as server-sent events."""
     numbered = ({**event, "sequence_number": i} for i, event in enumerate(_stream(request, response)))
     return events(numbered, named=True)
 
@@ -198,7 +198,7 @@ SIGN_OF_LIFE = COMMENT
 
 
 def error_event(refusal: Refusal) -> bytes:
-    """A refusal in a stream that has begun: in OpenAI's form, and with the object that SDKs raise."""
+    """Return a refusal in a stream that has begun: in OpenAI's form, with the object that SDKs raise."""
     told = error(refusal)
     code = {"code": refusal.code, "message": refusal.message, "param": None, "sequence_number": 0}
     return events([{"type": "error", **code, **told}], named=True)
@@ -277,7 +277,7 @@ def _stream(request: ModelRequest, response: ModelResponse) -> Iterator[dict[str
 def _text(item: dict[str, Any], where: dict[str, Any]) -> Iterator[dict[str, Any]]:
     part, kind = item["content"][0], "response.output_text"
     where = {**where, "content_index": 0}
-    # The streamed form of a log-probability has no bytes.
+    # In a stream, a log-probability has no bytes.
     logprobs = [{k: entry[k] for k in ("token", "logprob", "top_logprobs")} for entry in part["logprobs"]]
     yield {"type": "response.content_part.added", **where, "part": {**part, "text": "", "logprobs": []}}
     yield {"type": f"{kind}.delta", **where, "delta": part["text"], "logprobs": logprobs}
@@ -301,4 +301,4 @@ def _arguments(item: dict[str, Any], where: dict[str, Any]) -> Iterator[dict[str
 
 
 _PARTS = {"reasoning": _reasoning, "message": _text, "function_call": _arguments}
-"""The events of an item's content, by its type."""
+"""Functions that return the events of an item's content, by its type."""

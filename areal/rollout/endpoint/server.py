@@ -18,21 +18,21 @@ from areal.rollout.endpoint.session import Session, Texts
 from areal.rollout.endpoint.wire import ServedModel
 
 _KEEP_ALIVE = 60
-"""Seconds that an idle connection is kept: longer than clients do, so that none calls on one that closes."""
+"""Seconds that an idle connection is kept: longer than clients keep it, so that none uses a closing one."""
 SIGN_EVERY = 15.0
-"""Seconds between signs of life that a call gets whose response takes longer."""
+"""Interval in seconds of the keep-alives while a response takes longer."""
 _GRACE = 2
-"""Seconds that connections have to close at the end."""
+"""Time limit in seconds for connections to close at the end."""
 
 
 class EndpointServer:
-    """Serves the models of many episodes, each by a key of its own; starts when the first one opens.
+    """Serves the models of many episodes, each with its own key; starts when the first one opens.
 
     Args:
-        texts: of tokens, for calls that want log-probabilities.
-        max_request_bytes: of a request's body: more than any conversation has that fits a model.
-        sign_every: seconds between signs of life that a call gets whose response takes longer.
-        limits: of each episode's calls: ``max_sampling`` and ``max_in_flight`` of :class:`Session`.
+        texts: returns the texts of tokens, for calls that request log-probabilities.
+        max_request_bytes: maximum size of a request's body; larger than any conversation that fits a model.
+        sign_every: interval in seconds of the keep-alives while a response takes longer.
+        limits: limits of each episode's calls: ``max_sampling`` and ``max_in_flight`` of :class:`Session`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class EndpointServer:
     async def open(
         self, model: ServedModel, max_completions: int, settings: Settings = "ignore"
     ) -> AsyncIterator[Endpoint]:
-        """Give an episode's model an address; its key is good within.
+        """Serve an episode's model at an address; its key is valid within the context.
 
         Raises:
             UserError: the web framework is not installed.
@@ -75,11 +75,11 @@ class EndpointServer:
         finally:
             del self._sessions[key]
             await session.close()
-            if session.failure is not None:  # and not what the program made of it
+            if session.failure is not None:  # instead of the program's reaction to it
                 raise session.failure
 
     async def close(self) -> None:
-        """Stop serving. Every session has to be closed before."""
+        """Stop serving. Every session must be closed before."""
         if self._serving is not None:
             self._uvicorn.should_exit = True
             await self._serving
@@ -89,7 +89,7 @@ class EndpointServer:
         require_framework()
         from areal.rollout.endpoint.app import make_app
 
-        # The socket listens from here on; connections wait until the server accepts them.
+        # The socket listens from now on; connections wait until the server accepts them.
         listening = without_delay(listen("127.0.0.1", 0))
         self._address = f"http://127.0.0.1:{listening.getsockname()[1]}"
         app = make_app(self._sessions.get, self.refusals, self._max_request_bytes, self._sign_every)
@@ -98,17 +98,17 @@ class EndpointServer:
 
 
 def without_delay(listening: socket.socket) -> socket.socket:
-    """Send what is written at once, on each connection from a socket that listens; return that.
+    """Disable Nagle's algorithm on each connection that a listening socket accepts; return the socket.
 
-    Head and body of a response are sent apart, and the body is not to wait for the client to have
-    acknowledged the head, 40 ms later. Connections have this from the socket.
+    Head and body of a response are sent separately, and the body must not wait for the client's
+    acknowledgement of the head, 40 ms later. Connections inherit this option from the socket.
     """
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
 
 def require_framework() -> None:
-    """Make sure that a server can start; raises UserError if it cannot."""
+    """Check that a server can start; raises UserError if it cannot."""
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
@@ -120,12 +120,12 @@ def require_framework() -> None:
 
 
 def _is_told(record: logging.LogRecord) -> bool:
-    """Whether a line of uvicorn's is written: not that JSON broke off, of which the refusal has been."""
+    """Return whether a log record of uvicorn is kept: all but incomplete JSON, whose refusal is recorded."""
     return not record.getMessage().startswith("ASGI callable returned without completing")
 
 
 def make_uvicorn(app: Any) -> Any:
-    """Return a server of an application, without signals of its own: ``await it.serve([socket])``."""
+    """Return a server of an application without its own signal handlers: ``await it.serve([socket])``."""
     import uvicorn
 
     logging.getLogger("uvicorn.error").addFilter(_is_told)

@@ -1,8 +1,9 @@
-"""The endpoint outside of training: nothing is learned, so each call may ask for a distribution of its own.
+"""The endpoint outside of training: nothing is trained, so each call may request its own distribution.
 
-There is one key. What is asked with it is one session; with a name behind it, ``KEY/NAME``, a session of its
-own. A session ends once it has been idle for a while, or has sampled much; what is asked later begins another
-one, to which a history that goes on is a new prompt. So memory is bounded, however long the server runs.
+There is one key. All calls with it form one session; with an appended name, ``KEY/NAME``, they form a
+separate session. A session ends when it has been idle for a while, or has sampled much. Later calls begin a
+new one, in which a continued history is a new prompt. Memory is therefore bounded, regardless of how long the
+server runs.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from areal.rollout.engine import Sampling
 from areal.rollout.recorder import Recorder
 
 _LOOK = 1.0
-"""Seconds between two looks for sessions that have been idle for long."""
+"""Interval in seconds between checks for idle sessions."""
 
 
 class _Granted(BaseModel):
-    """What a call may ask for, each as vLLM samples it exactly."""
+    """Settings that a call may request, each of which vLLM samples exactly."""
 
     model_config = ConfigDict(strict=True)
     temperature: float | None = Field(None, ge=0, le=2)
@@ -43,7 +44,7 @@ class _Granted(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class AskedSampling(SamplingLimits):
-    """What one call may narrow, and what it asks for besides, under the names of :class:`Sampling`."""
+    """The limits of a call, and its other settings, under the names of :class:`Sampling`."""
 
     asked: Mapping[str, Any] = field(default_factory=dict)
 
@@ -53,7 +54,7 @@ class GrantingReading(Reading):
     """A request while it is read; settings that vLLM supports exactly are applied.
 
     Attributes:
-        asked: what it asks for, under the names of :class:`Sampling`.
+        asked: the requested settings, under the names of :class:`Sampling`.
     """
 
     asked: dict[str, Any] = field(default_factory=dict)
@@ -72,13 +73,13 @@ class GrantingReading(Reading):
         except ValidationError as error:
             why = error.errors()[0]["msg"]
             raise Refusal(400, f"{name}={shown(value)}: {why}", by_program=True) from error
-        if name == "temperature" and 0 < found < 0.01:  # vLLM would take 0.01 in its place
+        if name == "temperature" and 0 < found < 0.01:  # vLLM would use 0.01 instead
             raise Refusal(400, f"temperature={found}: give 0, or a value of at least 0.01", by_program=True)
-        ours = "thinking_budget" if name == "thinking_token_budget" else name  # which is vLLM's
+        ours = "thinking_budget" if name == "thinking_token_budget" else name  # vLLM's name
         self.asked[ours] = max(0, found) if name == "top_k" else found
 
     def form(self, name: str, given: dict[str, Any], why: str) -> None:
-        """Grant JSON, of a schema or of none."""
+        """Apply a JSON format, with or without a schema."""
         kind, within = given["type"], given.get("json_schema", given)
         schema = within.get("schema") if isinstance(within, dict) else None
         if kind == "json_object":
@@ -89,7 +90,7 @@ class GrantingReading(Reading):
 
 
 class ServedSession(Session):
-    """A session whose calls say themselves how they are sampled."""
+    """A session whose calls choose their own sampling settings."""
 
     @property
     def idle(self) -> bool:
@@ -97,7 +98,7 @@ class ServedSession(Session):
         return not self._in_flight
 
     async def read(self, wire: WireFormat, body: bytes) -> tuple[ModelRequest, list[str]]:
-        """Return a request; nothing is ignored. Raises Refusal as :meth:`Session.read` does."""
+        """Return a request; no settings are ignored. Raises Refusal as :meth:`Session.read` does."""
         reading = GrantingReading(self._temperature, items=self._items)
         request = await self._parsed(wire.parse, body, reading)
         limits = {f.name: getattr(request.limits, f.name) for f in fields(SamplingLimits)}
@@ -105,7 +106,7 @@ class ServedSession(Session):
 
 
 class ServedRecorder(Recorder):
-    """A recorder that samples as each call asks. What it records is no sample of what training would see."""
+    """A recorder that samples as each call requests; its records do not follow training's distribution."""
 
     def _narrowed(self, call: int, limits: SamplingLimits) -> Sampling:
         sampling = super()._narrowed(call, limits)
@@ -114,14 +115,14 @@ class ServedRecorder(Recorder):
 
 @dataclass(slots=True)
 class ServedKey:
-    """What belongs to one key.
+    """The data of one key.
 
     Attributes:
-        name: that the client has given the session; empty if there is none.
-        model: with what was recorded.
-        session: its calls.
-        began: when the first call came, in seconds since the epoch.
-        used: when the last one was in flight, on the monotonic clock.
+        name: the client's name of the session; empty if there is none.
+        model: the model, with its records.
+        session: the session with its calls.
+        began: time of the first call, in seconds since the epoch.
+        used: time at which a call was last in flight, on the monotonic clock.
     """
 
     name: str
@@ -132,14 +133,14 @@ class ServedKey:
 
 
 class Sessions:
-    """The sessions of a server, by their keys.
+    """The sessions of a server, by key.
 
     Args:
-        key: that opens all of them.
+        key: the key that opens all of them.
         start: returns a model and a session on it.
-        ended: called with each that has ended.
-        patience: seconds without a call after which one ends.
-        max_completions: of one; then it ends as soon as no call is in flight.
+        ended: called with each session that has ended.
+        patience: seconds without a call after which a session ends.
+        max_completions: maximum of a session; it then ends as soon as no call is in flight.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class Sessions:
         self._sessions: dict[str, ServedKey] = {}
 
     def of_key(self, key: str) -> Session | None:
-        """Return the session of a key, if it is good: the server's, or one of a session's own."""
+        """Return the session of a key, if it is valid: the server's key, or that of a separate session."""
         own, _, name = key.partition("/")
         if not hmac.compare_digest(own.encode(), self._key):
             return None
@@ -175,7 +176,7 @@ class Sessions:
         return served.session.idle and served.session.account.completions >= self._max_completions
 
     async def run(self) -> None:
-        """End those that have been idle for long, until it is cancelled."""
+        """End idle sessions, until cancelled."""
         while True:
             await asyncio.sleep(_LOOK)
             now = time.monotonic()
@@ -189,7 +190,7 @@ class Sessions:
         self._ended(self._sessions.pop(name))
 
     async def close(self) -> None:
-        """Give up the calls in flight, and end all sessions."""
+        """Cancel the calls in flight, and end all sessions."""
         await asyncio.gather(*(served.session.close() for served in self._sessions.values()))
         for name in list(self._sessions):
             self._end(name)

@@ -27,32 +27,33 @@ from areal.rollout.engine import GenerationAborted
 from areal.rollout.seeds import derive
 
 _TOO_LONG, _SPENT = _EXHAUSTED = "context_length_exceeded", "insufficient_quota"
-"""OpenAI's words for what an episode has used up."""
+"""OpenAI's terms for an exhausted quota."""
 _PICTURE = b"image"
-"""What is in each part with a picture, whatever the protocol."""
+"""Text that every part with an image contains, in all protocols."""
 
 Parse = Callable[[bytes, Reading], ModelRequest]
 """Reads the body of a request."""
 Texts = Callable[[list[int]], list[str]]
-"""The text of each token."""
+"""Returns the text of each token."""
 
 
 class Session:
-    """Answers the calls of one episode until it is closed.
+    """Responds to the calls of one episode until it is closed.
 
-    An SDK that lost a response on the way calls again and says so (``retried``). It gets the recorded
-    response: if one were sampled again, the first would be trained on although the program never saw it.
+    An SDK that lost a response in transit calls again and says so (``retried``). It receives the recorded
+    response: with a second sample, the first would be trained on although the program never saw it.
 
     Args:
-        texts: of tokens, for calls that want log-probabilities.
-        max_completions: how many are sampled; then calls are refused for good.
+        texts: returns the texts of tokens, for calls that request log-probabilities.
+        max_completions: maximum number of samples; further calls are refused permanently.
         settings: how to treat requests for a distribution other than that of the run.
-        max_sampling: how many are sampled at once; more wait, so that no program takes the engine for itself.
-        max_in_flight: calls at once; more are refused, and may come again.
+        max_sampling: maximum number of concurrent samples; more wait, so that no program monopolizes the
+            engine.
+        max_in_flight: maximum number of concurrent calls; more are refused, and may be repeated later.
 
     Attributes:
-        reward: that the program set for the episode; the last one counts.
-        failure: the first error that is not the program's own and not temporary; the episode fails with it.
+        reward: the reward that the program has set for the episode; the last one counts.
+        failure: the first error that is neither the program's fault nor temporary; the episode fails with it.
     """
 
     def __init__(
@@ -88,16 +89,16 @@ class Session:
         """Return a request, and its ignored settings, each as NAME=VALUE.
 
         Raises:
-            Refusal: it is none, or asks for what is refused.
+            Refusal: the request is invalid, or something in it is refused.
         """
         reading = self._reading()
         return await self._parsed(wire.parse, body, reading), reading.ignored
 
     async def count(self, parse: Parse, body: bytes) -> tuple[int, list[str]]:
-        """Return the number of tokens of a request's prompt, and what is ignored, as :meth:`read` does.
+        """Return the number of tokens of a request's prompt, and the ignored settings, as :meth:`read` does.
 
         Raises:
-            Refusal: there is no such request, or it asks for what is refused.
+            Refusal: the request is invalid, or something in it is refused.
         """
         reading = self._reading()
         request = await self._parsed(parse, body, reading)
@@ -108,13 +109,13 @@ class Session:
             raise Refusal(400, str(error)) from error
 
     def kept(self, response: str) -> bytes:
-        """Return a response of OpenAI's Responses, as JSON, by its id; raises Refusal if there is none."""
+        """Return a response of OpenAI's Responses as JSON, by its id; raises Refusal if it does not exist."""
         if response not in self._kept:
             raise Refusal(404, f"the response {response!r} does not belong to this episode")
         return self._kept[response]
 
     async def _parsed(self, parse: Parse, body: bytes, reading: Reading) -> ModelRequest:
-        """Read a request; on a thread if it has pictures: the calls of other episodes go on meanwhile."""
+        """Read a request; on a thread if it has images, so that the calls of other episodes continue."""
         if _PICTURE in body:
             return await asyncio.to_thread(parse, body, reading)
         return parse(body, reading)
@@ -130,12 +131,12 @@ class Session:
         retried: bool,
         gone: Callable[[], Awaitable[Any]],
     ) -> bytes:
-        """Return the response to a request, as it is sent.
+        """Return the response to a request, in the form in which it is sent.
 
         Args:
-            body: what was read as ``request``.
-            retried: whether the SDK says that it makes the call once more.
-            gone: returns when the client is no longer there; the call is then given up.
+            body: the body that was read as ``request``.
+            retried: whether the SDK says that it repeats the call.
+            gone: returns when the client has disconnected; the call is then cancelled.
 
         Raises:
             Refusal: the call is refused.
@@ -144,7 +145,7 @@ class Session:
         if retried:
             if same in self._sent and self._unanswered[same] <= 0:
                 return self._sent[same]
-            # The retry may arrive before we know that the client gave up the first call.
+            # The retry may arrive before we know that the client has abandoned the first call.
             self._unanswered[same] -= 1
         try:
             self._sent[same] = await self._until(self._respond(wire, request), gone)
@@ -154,7 +155,7 @@ class Session:
         return self._sent[same]
 
     def refused(self, refusal: Refusal) -> None:
-        """Record that a call was refused; one that may succeed later is no refusal."""
+        """Record that a call is refused; a call that may succeed later does not count."""
         if refusal.retry:
             return
         account = self.account
@@ -174,7 +175,7 @@ class Session:
             await asyncio.wait(self._in_flight)
 
     async def _until(self, work: Any, gone: Callable[[], Awaitable[Any]]) -> bytes:
-        """Do the work, unless the client disconnects or the episode ends; then nothing of it is recorded."""
+        """Do the work, unless the client disconnects or the episode ends; then nothing is recorded."""
         if self._over or len(self._in_flight) >= self._max_in_flight:
             work.close()
             raise _over() if self._over else self._flooded()
@@ -206,7 +207,8 @@ class Session:
         if isinstance(error, BadRequest):
             return Refusal(400, str(error))
         if isinstance(error, ConversationTooLong):
-            # By these words, and "maximum context length" in the error's, clients of both vendors know it.
+            # Clients of both vendors recognize it by these words, and by "maximum context length" in the
+            # message.
             return Refusal(400, f"prompt is too long: {error}", _TOO_LONG)
         if isinstance(error, GenerationAborted):
             self.account.aborted += 1
@@ -233,7 +235,7 @@ class Session:
         )
         rendered = wire.render(request, response)
         written = to_json(rendered)
-        if rendered.get("object") == "response":  # programs may name it, and its items, by their ids
+        if rendered.get("object") == "response":  # programs may refer to it and to its items by id
             self._responses[rendered["id"]] = [*conversation, replies[0].message]
             self._kept[rendered["id"]] = written
             self._items |= {item["id"]: item for item in rendered["output"]}
@@ -252,7 +254,7 @@ class Session:
 
     async def _reply(self, messages: list[Message], request: ModelRequest, number: int = 0) -> Reply:
         limits = request.limits
-        if limits.seed is not None and number > 0:  # with the same one, all completions would be the same
+        if limits.seed is not None and number > 0:  # with the same seed, all completions would be equal
             limits = replace(limits, seed=derive(limits.seed, number))
         async with self._slots:
             if request.prompt is not None:
@@ -260,10 +262,10 @@ class Session:
             return await self._model.chat(messages, tools=request.tools, limits=limits)
 
     def _history(self, request: ModelRequest) -> tuple[list[Message], list[Message]]:
-        """Return all messages, with responses as they were sampled, and those of the conversation alone.
+        """Return all messages, with responses as they were sampled, and only those of the conversation.
 
-        The system's messages that lead are one, as chat templates have it. OpenAI's instructions are among
-        them, but are for one response.
+        Leading system messages are joined, because chat templates expect one. OpenAI's instructions are among
+        them, but only apply to one response.
         """
         earlier: list[Message] = []
         if request.previous is not None:

@@ -1,9 +1,9 @@
-"""What programs see of responses, and what of that stands for when they send it back.
+"""Maps responses as programs see them to the sampled responses, for when programs send them back.
 
-A program sees a response without its thought, which it gets apart, and without the stop string that ended it.
-When it sends the response back, the words that were sampled stand in its place: there, and nowhere else,
-however alike what is said elsewhere may be. A response that calls tools is known by the ids of its calls, so
-that it is whole wherever it stands, even if the program drops the words beside them.
+A program sees a response without its thought, which is sent separately, and without the stop string that
+ended it. If the program sends the response back, the sampled text replaces it in that place, and nowhere
+else, even if other messages look similar. A response with tool calls is recognized by the ids of its calls,
+so it is restored at any place, even if the program drops the text beside the calls.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from areal.rollout.messages import key, normal
 from areal.thoughts import split_thought
 
 THOUGHT = "thought"
-"""Where a message has its thought, if that is apart from its content."""
+"""Key of the thought of a message, if it is separate from the content."""
 
 
 class ShownReplies:
-    """The responses of an episode as they were sampled, by what programs send back of them."""
+    """The sampled responses of an episode, by what programs send back."""
 
     def __init__(self) -> None:
-        # By the history before and the message as it was shown; in each, by its thought, the latest last.
+        # By the earlier history and the message as shown; for each, by its thought, the latest last.
         self._at: dict[tuple[bytes, bytes], dict[str, str]] = {}
-        # By the ids of their calls: the message as it was shown, and the content that was sampled.
+        # By the ids of their calls: the message as shown, and the sampled content.
         self._calling: dict[tuple[str, ...], tuple[Message, str]] = {}
 
     def show(self, request: ModelRequest, messages: Sequence[Message], reply: Reply) -> Reply:
-        """Return a response as the program sees it; ``messages``, as sampled, are its history."""
+        """Return a response as the program sees it; ``messages`` is its history, as sampled."""
         whole = reply.message["content"]
         stop = stop_position(request, reply)
         content = whole if stop is None else whole[: stop[0]]
         thought, words = split_thought(content, min(reply.thought, len(content)))
         shown: Message = {**reply.message, "content": words}
-        if request.prompt is not None:  # what is sent back of it is text like any other
+        if request.prompt is not None:  # text that is sent back is text like any other
             return replace(reply, message=shown)
         if ids := _call_ids(shown):
             self._calling[ids] = shown, whole
@@ -47,12 +47,12 @@ class ShownReplies:
             for message in messages:
                 prefix = _digest(prefix, message)
             alike = self._at.setdefault((prefix, _digest(b"", shown)), {})
-            alike.pop(thought, None)  # the same words after the same history: the later response is meant
+            alike.pop(thought, None)  # the same text after the same history refers to the later response
             alike[thought] = whole
         return replace(reply, message={**shown, **({THOUGHT: thought} if thought else {})})
 
     def restore(self, messages: Sequence[Message]) -> list[Message]:
-        """Return a history with its responses as they were sampled."""
+        """Return a history with its responses as sampled."""
         restored: list[Message] = []
         prefix = b""
         for given in messages:
@@ -80,5 +80,5 @@ def _call_ids(message: Message) -> tuple[str, ...]:
 
 
 def _digest(before: bytes, message: Message) -> bytes:
-    """Return a digest of a message and of all before it."""
+    """Return a digest of a message and of all earlier ones."""
     return blake2b(before + repr(key(normal(message))).encode(), digest_size=16).digest()

@@ -1,8 +1,8 @@
-"""A response that takes long: its head is sent first, and something to read now and then until it is there.
+"""A slow response: its head is sent first, followed by keep-alives until the response is complete.
 
-Clients give up a call of which they hear nothing (Node's after 300 s). A status cannot be taken back once the
-head is sent, so an error is then said as the protocol says it within a stream; a JSON body breaks off, as it
-does when a server is lost: clients know that they have no response, and may call again.
+Clients abandon a call without any data (Node's after 300 s). A status cannot be changed once the head is
+sent, so an error is then reported in the protocol's form within a stream. A JSON body breaks off instead, as
+if the server were lost: clients know that they have no response, and may call again.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from starlette.responses import Response
 from areal.rollout.endpoint.wire import Refusal, WireFormat
 
 _BLANK = b"\n"
-"""What may stand before a JSON body."""
+"""White space that may precede a JSON body."""
 
 
 class SlowResponse(Response):
     """Waits for a response and sends it.
 
     Args:
-        answering: makes the response; raises Refusal.
+        answering: creates the response; raises Refusal.
         wire: the protocol of the events; None: the response is JSON.
-        every: seconds between two signs of life; the first is sent at once.
-        refused: is told what ``answering`` raised.
+        every: interval in seconds of the keep-alives; the first is sent at once.
+        refused: called with the exception of ``answering``.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class SlowResponse(Response):
         self._refused = refused
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Send it, as ASGI has it."""
+        """Send the response, according to ASGI."""
         sign = _BLANK if self._wire is None else self._wire.SIGN_OF_LIFE
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -55,7 +55,7 @@ class SlowResponse(Response):
                 content = self._answering.result()
             except Refusal as refusal:
                 self._refused(refusal)
-                if self._wire is None:  # the server closes a connection whose response is not complete
+                if self._wire is None:  # the server closes a connection with an incomplete response
                     return
                 content = self._wire.error_event(refusal)
             await send({"type": "http.response.body", "body": content})

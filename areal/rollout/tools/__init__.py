@@ -1,4 +1,4 @@
-"""Tool calls: the formats in which models write them, and what a chat template says of its model's.
+"""Tool calls: the formats in which models write them, and how a chat template determines the format.
 
-``formats`` lists the formats, ``template`` finds out which of them a chat template is for.
+``formats`` lists the formats, and ``template`` finds the one of a chat template.
 """

@@ -1,8 +1,8 @@
 r"""Tool calls as JSON, alone or between marks.
 
-A call ends where its JSON does: what stands in a string of it ends nothing, and a line end in a string is as
-good as an escaped one. What has no end is no call, nor is one whose arguments are no object. The last mark of
-a response may be missing.
+A call ends where its JSON ends: marks within its strings end nothing, and an unescaped line break in a string
+is accepted. A text without an end is not a call, nor is one whose arguments are not an object. The last mark
+of a response may be missing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HERMES_END = re.compile(r"</tool_call>|\Z")
 _LIST = re.compile(r"<\|tool_call\|>|\bfunctools(?=\[)")
 _LIST_END = re.compile(r"\s*<\|/tool_call\|>")
 _MORE = re.compile(r"\s*(?!\[TOOL_CALLS\])[,:\]}{[\"]")
-"""Matches JSON that is left over behind calls without a last mark: they are not all that was meant."""
+"""Matches JSON after calls without an end mark, which shows that the calls are incomplete."""
 _MISTRAL = re.compile(r"\[TOOL_CALLS\]")
 _MISTRAL_NAME = re.compile(rf"\s*(?P<name>{NAME})\s*(?:\[CALL_ID\]\s*\w*\s*)?(?:\[ARGS\])?")
 _NO_ARGUMENTS = {"name", "id", "type"}
@@ -49,7 +49,7 @@ def parse_blocks(text: str, tools: Sequence[Tool] = ()) -> Split | None:
 
 
 def parse_lists(text: str, tools: Sequence[Tool] = ()) -> Split | None:
-    """Read ``<|tool_call|>[{…}]``, with ``<|/tool_call|>`` behind it or not; or ``functools[{…}]``."""
+    """Read ``<|tool_call|>[{…}]``, with or without a final ``<|/tool_call|>``; or ``functools[{…}]``."""
 
     def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
         found = _calls(text, position)
@@ -62,7 +62,7 @@ def parse_lists(text: str, tools: Sequence[Tool] = ()) -> Split | None:
 
 
 def parse_mistral(text: str, tools: Sequence[Tool] = ()) -> Split | None:
-    """Read ``[TOOL_CALLS]NAME[ARGS]{…}``, once for each call; or ``[TOOL_CALLS][{…}]``, for all of them."""
+    """Read ``[TOOL_CALLS]NAME[ARGS]{…}``, once per call; or ``[TOOL_CALLS][{…}]``, for all calls."""
 
     def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
         found = _calls(text, position)
@@ -75,10 +75,10 @@ def parse_mistral(text: str, tools: Sequence[Tool] = ()) -> Split | None:
 
 
 def parse_json(text: str, tools: Sequence[Tool] = ()) -> Split | None:
-    """Read calls without marks, one behind the other, separated by ``;``, or in a list.
+    """Read calls without marks: consecutive, separated by ``;``, or in a list.
 
-    They begin a line, and nothing is behind them: what stands amid words is spoken of. A value without
-    arguments is no call here.
+    They begin a line, and no text follows them, because calls within text are only mentioned. A value without
+    arguments is not a call here.
     """
     lines = {line.end(): line.start() for line in _LINE.finditer(text)}
     read: list[list[ToolCall]] = []
@@ -95,13 +95,13 @@ def parse_json(text: str, tools: Sequence[Tool] = ()) -> Split | None:
 
 
 def marked(section: tuple[str, str], begin: str, head: str, end: str) -> Parse:
-    """Return what reads calls whose names stand before their arguments, in a section of their own.
+    """Return a reader of calls whose names precede their arguments, in a section of their own.
 
     Args:
         section: marks of all calls of a response.
         begin: mark of one call.
-        head: pattern of what stands between that and the arguments, with the group ``name``.
-        end: pattern of what stands behind the arguments; the end of the text will do as well.
+        head: pattern between that mark and the arguments, with the group ``name``.
+        end: pattern after the arguments; the end of the text is also valid.
     """
     opens, closes = section
     first, header = re.compile(re.escape(begin)), re.compile(head)
@@ -130,7 +130,7 @@ parse_deepseek = marked(
     r"(?:[^<\n]*<｜tool▁sep｜>(?=[^<\n]+\n```))?(?P<name>" + NAME + r")(?:<｜tool▁sep｜>|\n```json\n)",
     r"(?:```\s*)?(?:<｜tool▁call▁end｜>|\Z)",
 )
-"""Reads DeepSeek's calls, of V3 and R1 (a type, and JSON as a block of code) and of V3.1."""
+"""Reads DeepSeek's calls: those of V3 and R1 (a type, and JSON as a code block) and of V3.1."""
 parse_kimi = marked(
     ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
     "<|tool_call_begin|>",
@@ -161,7 +161,7 @@ def _spelled(call: ToolCall, key: str = "arguments") -> str:
 
 
 def _named(text: str, name: str, position: int) -> tuple[list[ToolCall], int] | None:
-    """Read the arguments of a call whose name stood before them."""
+    """Read the arguments of a call whose name precedes them."""
     position = _skip(text, position)
     if not text.startswith("{", position):
         return None
@@ -173,7 +173,7 @@ def _named(text: str, name: str, position: int) -> tuple[list[ToolCall], int] | 
 
 
 def _calls(text: str, position: int) -> tuple[list[ToolCall], int] | None:
-    """Read JSON calls, one behind the other; return them and where something else begins."""
+    """Read consecutive JSON calls; return them and the position after them."""
     calls: list[ToolCall] = []
     position = _skip(text, position)
     while position < len(text) and text[position] in '{["':
@@ -186,7 +186,7 @@ def _calls(text: str, position: int) -> tuple[list[ToolCall], int] | None:
 
 
 def _value(text: str, position: int, bare: bool = False) -> tuple[list[ToolCall], int] | None:
-    """Read a JSON call, or a list of them; return them and where they end."""
+    """Read a JSON call, or a list of them; return them and their end."""
     try:
         value, position = json_text.first(text, position)
     except ValueError:

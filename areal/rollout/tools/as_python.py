@@ -1,7 +1,7 @@
-"""Tool calls as Python, as Llama 4, small models of Llama 3.2 and OLMo 3 write them.
+"""Tool calls as Python, as in Llama 4, small models of Llama 3.2, and OLMo 3.
 
-``[f(x=1), g(y="a")]`` is a whole response of Llama's. OLMo's have words, and ``<function_calls>`` with a call
-in each line. Arguments are literals and have names; ``true``, ``false`` and ``null`` are JSON's.
+``[f(x=1), g(y="a")]`` is a whole response of Llama. OLMo's responses have text, and ``<function_calls>`` with
+a call in each line. Arguments are literals and have names; ``true``, ``false`` and ``null`` are JSON's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _INSIDE = {
     for quote, line in (("'", r"\n"), ('"', r"\n"), ("'''", ""), ('"""', ""))
 }
 _INSIDE["#"] = re.compile(rf"(?:(?!{_END})[^\n])*+")
-"""Match what is behind the beginning of a string or of a comment in Python, up to its end."""
+"""Match the rest of a Python string or comment, from its start to its end."""
 _NAMES = {"true": True, "false": False, "null": None}
 
 
@@ -39,7 +39,7 @@ def parse_python(text: str, tools: Sequence[Tool] = ()) -> Split | None:
 
 
 def parse_python_lines(text: str, tools: Sequence[Tool] = ()) -> Split | None:
-    """Read the calls in ``<function_calls>``, whose end may be missing."""
+    """Read the calls in ``<function_calls>``, whose end mark may be missing."""
 
     def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
         end = _end_of_python(text, position)
@@ -50,9 +50,9 @@ def parse_python_lines(text: str, tools: Sequence[Tool] = ()) -> Split | None:
 
 
 def _end_of_python(text: str, position: int) -> int:
-    """Return where Python ends: at the first mark of an end that is in no string of it, or with the text.
+    """Return the end of Python code: the first end mark outside its strings, or the end of the text.
 
-    One pass finds it. To try each mark would take time that is quadratic in the length of the text.
+    It takes one pass. Trying each mark would take time quadratic in the length of the text.
     """
     while (found := _NEXT.search(text, position)) is not None:
         kind, position = found[0], found.end()
@@ -60,7 +60,7 @@ def _end_of_python(text: str, position: int) -> int:
             return found.start()
         inside = _INSIDE[kind].match(text, position)
         if inside is None:
-            break  # a string without an end: it is no Python
+            break  # a string without an end is not Python
         position = inside.end()
     return len(text)
 
@@ -81,10 +81,10 @@ def _spelled(call: ToolCall) -> str:
 
 
 def _parsed(text: str) -> Sequence[ast.expr]:
-    """Return the expressions that a text is; none if it is something else."""
+    """Return the expressions of a text; empty if it is something else."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the model's escapes
+            warnings.simplefilter("ignore")  # warnings about the model's escapes
             lines = ast.parse(text).body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return []
@@ -106,7 +106,7 @@ def _calls(nodes: Sequence[ast.expr]) -> list[ToolCall] | None:
             arguments = loads(json.dumps(given))
         except (ValueError, TypeError, RecursionError):
             return None
-        if None in given:  # of ``**``
+        if None in given:  # from ``**``
             return None
         calls.append((name, arguments))
     return calls or None
@@ -121,10 +121,10 @@ def _name(node: ast.expr) -> str:
 
 
 def _value(node: ast.expr) -> Any:
-    """Return a literal's value as JSON has it: tuples and sets are lists.
+    """Return the value of a literal in JSON's types; tuples and sets become lists.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the node is not a literal.
     """
     if isinstance(node, ast.Name) and node.id in _NAMES:
         return _NAMES[node.id]

@@ -1,12 +1,12 @@
-r"""Tool calls between tags, as GLM 4.5 to 4.7 write them.
+r"""Tool calls between tags, as in GLM 4.5 to 4.7.
 
     <tool_call>NAME
     <arg_key>NAME</arg_key>
     <arg_value>VALUE</arg_value>
     </tool_call>
 
-A value is whatever stands between its tags; its type is the one that the tool's JSON schema gives to the
-argument (``values``). Without a type it is read as JSON, if it is some.
+A value is the text between its tags. Its type is that of the argument in the tool's JSON schema (``values``).
+Without a type, it is read as JSON if possible.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BEGIN = re.compile(r"<tool_call>")
 _NAME = re.compile(rf"\s*({NAME})\s*(?=<arg_key>|</tool_call>|\Z)")
 _ARGUMENT = re.compile(
     r"\s*<arg_key>([^<>]*)</arg_key>\s*<arg_value>(.*?)"
-    # The end of a value is followed by what may follow it.
+    # A value's end tag must be followed by something that may follow it.
     r"</arg_value>(?=\s*(?:<arg_key>|</tool_call>|\Z))",
     re.DOTALL,
 )
@@ -32,7 +32,7 @@ _END = re.compile(r"\s*(?:</tool_call>|\Z)")
 
 
 def parse_tags(text: str, tools: Sequence[Tool] = ()) -> Split | None:
-    """Read all calls; the end of the last one may be missing, but of no value."""
+    """Read all calls; the end tag of the last call may be missing, but not that of a value."""
 
     def block(text: str, position: int) -> tuple[list[ToolCall], int] | None:
         head = _NAME.match(text, position)
@@ -42,7 +42,7 @@ def parse_tags(text: str, tools: Sequence[Tool] = ()) -> Split | None:
         arguments: dict[str, Any] = {}
         while (found := _ARGUMENT.match(text, position)) is not None:
             if any(tag in found[2] for tag in _INSIDE):
-                return None  # its end is missing, and it would be all of the next one
+                return None  # its end tag is missing, so it would include the next call
             key = found[1].strip()
             arguments[key] = values.typed(key, found[2], guess=True)
             position = found.end()

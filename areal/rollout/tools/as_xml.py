@@ -1,4 +1,4 @@
-r"""Tool calls as XML, as Qwen3-Coder and Qwen 3.5 write them.
+r"""Tool calls in an XML-like form, as in Qwen3-Coder and Qwen 3.5.
 
     <tool_call>
     <function=NAME>
@@ -8,8 +8,8 @@ r"""Tool calls as XML, as Qwen3-Coder and Qwen 3.5 write them.
     </function>
     </tool_call>
 
-It is no XML: nothing is escaped, and a value is whatever stands between its tags, less one line end on each
-side. Its type is the one that the tool's JSON schema gives to the parameter (``values``).
+It is not XML: nothing is escaped, and a value is the text between its tags, without one line break on each
+side. Its type is that of the parameter in the tool's JSON schema (``values``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*")
 _FUNCTION_END = re.compile(r"\s*(?:</function>|\Z|(?=</tool_call>))")
 _PARAMETER = re.compile(
     r"<parameter=([^>\n]+)>(.*?)"
-    # The end of a value is followed by what may follow it; without an end, the next tag on a line of its own.
+    # A value's end tag must be followed by something that may follow it; without one, the next tag on its own
+    # line ends it.
     r"(?:</parameter>\s*(?=<parameter=|</function>|</tool_call>|\Z)"
     r"|(?=\n<parameter=)|(?=\n</function>\s*(?:</tool_call>|<function=|\Z)))\s*",
     re.DOTALL,
@@ -36,12 +37,12 @@ _BLOCK_END = re.compile(r"\s*(?:</tool_call>|\Z|(?=<tool_call>))")
 
 
 def parse_xml(text: str, tools: Sequence[Tool] = ()) -> Split | None:
-    """Split a text into the words beside its calls, and the calls: name and arguments.
+    """Split a response into the text beside its calls, and the calls: name and arguments.
 
-    The ends of the last call may be missing, and so may ``<tool_call>``, but of all calls.
+    The end tags of the last call may be missing, and so may ``<tool_call>`` if all calls omit it.
 
     Returns:
-        None if there are none, or one is not valid.
+        None if there are no calls, or one is invalid.
     """
     blocks = _OPEN in text
     begins = _OPEN if blocks else "<function="
@@ -63,7 +64,7 @@ def parse_xml(text: str, tools: Sequence[Tool] = ()) -> Split | None:
 
 
 def _function(text: str, position: int, tools: Sequence[Tool]) -> tuple[str, dict[str, Any], int] | None:
-    """Read a call that begins here; return its name, its arguments, and where it ends."""
+    """Read a call that starts here; return its name, its arguments, and its end."""
     begin = _FUNCTION.match(text, position)
     if begin is None:
         return None
@@ -79,6 +80,6 @@ def _function(text: str, position: int, tools: Sequence[Tool]) -> tuple[str, dic
 
 
 def _trimmed(value: str) -> str:
-    """Take away the line ends that belong to the tags."""
+    """Remove the line breaks that belong to the tags."""
     value = value.removeprefix("\r").removeprefix("\n")
     return value.removesuffix("\n").removesuffix("\r") if value.endswith("\n") else value

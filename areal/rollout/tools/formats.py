@@ -1,7 +1,7 @@
-r"""The tool-call formats of models: how calls are written, and how a response becomes words and calls.
+r"""The tool-call formats of models: how calls are written, and how a response is split into text and calls.
 
-Which of them a model was trained with, its chat template says (``template``). Each reader takes what is
-sound, and gives None where one call is not: then all of a response is words.
+The chat template shows which format a model was trained with (``template``). Each reader returns None if one
+call is invalid; the whole response is then text.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ Spell = Callable[[Sequence[ToolCall]], str]
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How calls are written.
+    """A format of tool calls.
 
     Attributes:
-        name: of the format, and of models that write it.
-        parse: splits a response, of which a thought at its beginning was taken away.
-        example: of a call, for a system message.
-        spell: writes calls, for templates that leave them out.
-        signs: a template that leaves out calls has this format if it has all strings of one of these tuples
+        name: name of the format, and of models that use it.
+        parse: splits a response, without a thought at its beginning.
+        example: an example of a call, for a system message.
+        spell: writes calls, for templates that omit them.
+        signs: a template that omits calls has this format if it contains all strings of one of these tuples,
         without: and none of these.
-        whole: whether ``parse`` splits whole responses, thoughts included, and those without calls, too.
-        thought_key: what the template calls the thought of a message; None: it is part of the content.
-        id_form: makes the id of the ``number``-th call of a conversation, where templates ask for a form.
-        written_ids: finds the ids that a response wrote itself.
+        whole: whether ``parse`` splits whole responses, including thoughts, and also those without calls.
+        thought_key: the template's key for the thought of a message; None: it is part of the content.
+        id_form: creates the id of the ``number``-th call of a conversation, if templates require a form.
+        written_ids: finds the ids that a response contains itself.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Format:
     written_ids: str | None = None
 
     def call_ids(self, said: str, names: Sequence[str], number: int) -> list[str] | None:
-        """Return the ids that the template is to have of a response's calls; None: any will do.
+        """Return the ids of a response's calls for the template; None: any ids are valid.
 
         Args:
-            said: the response as it was sampled, or nothing.
-            number: of calls of the conversation before.
+            said: the response as sampled, or empty.
+            number: number of earlier calls in the conversation.
         """
         if self.id_form is None:
             return None
@@ -167,11 +167,11 @@ FORMATS = (
         without=("<tool_call>", *_XML),
     ),
 )
-"""The formats that are known, those with marks first."""
+"""The known formats, those with marks first."""
 
 
 def format_by_signs(template: str) -> Format | None:
-    """Return the format that a chat template speaks of; None: of none that is known."""
+    """Return the format whose signs a chat template contains; None: there is no known one."""
     for known in FORMATS:
         has = any(all(sign in template for sign in signs) for signs in known.signs)
         if has and not any(sign in template for sign in known.without):
@@ -180,19 +180,19 @@ def format_by_signs(template: str) -> Format | None:
 
 
 def speaks_of_channels(template: str) -> bool:
-    """Whether a chat template may be one of messages in channels: it has all their marks."""
+    """Return whether a chat template may use messages in channels: it contains all of their marks."""
     return any(all(sign in template for sign in signs) for f in FORMATS if f.whole for signs in f.signs)
 
 
 def split_calls(text: str, known: Format, tools: Sequence[Tool], prompt: str = "") -> Split | None:
-    """Split a response into the words beside its tool calls, and the calls; what it only thought of is none.
+    """Split a response into the text beside its tool calls, and the calls; calls in a thought do not count.
 
     Args:
-        prompt: what it responds to; a template may have begun the thought there. Where it is not known, the
-            end of a thought tells of its beginning.
+        prompt: the prompt of the response; a template may start the thought in it. If it is not known, the
+            end of a thought indicates its start.
 
     Returns:
-        None if there are no calls, or one is not valid.
+        None if there are no calls, or one is invalid.
     """
     if known.whole:
         return known.parse(text, tools)
@@ -203,7 +203,7 @@ def split_calls(text: str, known: Format, tools: Sequence[Tool], prompt: str = "
         found = known.parse(text, tools)
         if not end or (found is not None and _THOUGHT_END not in found[0]):
             return found
-        # Its end is in no call: the template began the thought, in a prompt that is not known.
+        # The end mark is outside of calls, so the template started the thought, in an unknown prompt.
         found = known.parse(rest, tools)
     if found is None:
         return None
@@ -212,10 +212,10 @@ def split_calls(text: str, known: Format, tools: Sequence[Tool], prompt: str = "
 
 
 def with_tools_described(messages: Sequence[Message], tools: Sequence[Tool], example: str) -> list[Message]:
-    """Return the messages with the tools described in the system message, for templates that show none.
+    """Return the messages with a description of the tools in the system message, for templates without one.
 
     Args:
-        example: of a call.
+        example: an example of a call.
     """
     listed = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
     text = f"You may call these functions:\n{listed}\nTo call one, write {example}."

@@ -1,10 +1,10 @@
-"""Responses of GPT-OSS, in OpenAI's harmony format: thoughts, words and calls are messages of their own.
+"""Responses of GPT-OSS in OpenAI's harmony format, in which thoughts, text and calls are separate messages.
 
     <|channel|>analysis<|message|>THOUGHT<|end|>
     <|start|>assistant<|channel|>commentary to=functions.NAME <|constrain|>json<|message|>{…}<|call|>
 
-What is analysed is a thought; what is said to nobody in another channel is words. All else is addressed to a
-tool, whose arguments are JSON.
+A message in the channel ``analysis`` is a thought; one without a recipient in another channel is text. All
+others are addressed to a tool, and contain its arguments as JSON.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _START, _MESSAGE = "<|start|>assistant", "<|message|>"
 
 
 def parse_harmony(text: str, tools: Sequence[Tool] = ()) -> Split | None:
-    """Read a response; its thought stands before its words, between the marks of ``thoughts``.
+    """Read a response; its thought precedes its text, between the marks of ``thoughts``.
 
-    Where one call is not valid, all of them are words. Marks that are spoken of in a thought get a space, so
-    that they end none; words that begin with one follow an empty thought.
+    If one call is invalid, all calls become text. Marks that are mentioned in a thought get a space, so that
+    they do not end it; text that begins with a mark follows an empty thought.
 
     Returns:
-        None if it is not of messages.
+        None if the response does not consist of messages.
     """
     thoughts, others, calls = list[str](), list[tuple[str, bool]](), list[ToolCall | None]()
     parts = _END.split(text)

@@ -1,8 +1,8 @@
-"""Where the JSON lists and objects begin that a text ends with, found in one pass from its end.
+"""Finds the starts of the JSON lists and objects at the end of a text, in one pass from its end.
 
-To try each place where one may begin takes time that is quadratic in the length of the text, and a model that
-repeats itself writes thousands of them. Seen from the end, which is in no string, each quote tells whether
-what stands before it is in one, and each bracket that closes has one that opens.
+Trying each possible start takes time quadratic in the length of the text, and a model that repeats itself
+writes thousands of them. From the end, which is not in a string, each quote shows whether the text before it
+is in a string, and each closing bracket has an opening one.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from __future__ import annotations
 import re
 
 SPACE = "; \t\r\n"
-"""What separates the calls of a response."""
+"""Characters that separate the calls of a response."""
 _TOKENS = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
 _TURNS = {'"': 0, "}": 1, "]": 1, "{": -1, "[": -1}
 
 
 def last_values(text: str, end: int) -> list[int]:
-    """Return where the lists and objects begin that stand right before a position, the last one first.
+    """Return the starts of the lists and objects that directly precede a position, the last one first.
 
-    Nothing but ``SPACE`` is between them. Whether they are JSON is for its reader to say: only the number of
-    their brackets, outside of strings, is right.
+    Only ``SPACE`` is between them. Their reader decides whether they are JSON; here, only the brackets
+    outside of strings are balanced.
     """
     found: list[int] = []
     depth, in_string, behind = 0, False, end

@@ -1,4 +1,4 @@
-"""From sampled tokens to words and calls, in the format of the model."""
+"""Converts sampled tokens to text and calls, in the format of the model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from areal.thoughts import CLOSE, OPEN
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What was sampled.
+    """A sampled response.
 
     Attributes:
-        said: its text, marks of calls included, without the token that ended it.
+        said: its text, including marks of calls, without the token that ended it.
         text: its text without special tokens.
-        words: what of that is no call.
-        calls: of tools.
+        words: the part of the text that is not a call.
+        calls: its tool calls.
     """
 
     said: str
@@ -32,7 +32,7 @@ class Response:
 
 
 class ResponseReader:
-    """Reads responses. Marks of calls may be special tokens: they are read, and not shown.
+    """Reads responses. Marks of calls may be special tokens, which are read but not shown.
 
     Args:
         eos: every token that ends a turn.
@@ -45,11 +45,11 @@ class ResponseReader:
         self._shown = shown
 
     def read(self, ids: list[int], known: Format | None, tools: Sequence[Tool], prompt: str) -> Response:
-        """Read a response: its words, and its tool calls if all are valid.
+        """Read a response: its text, and its tool calls if all are valid.
 
         Args:
-            known: the format of its calls; None: it is not known.
-            prompt: what it responds to.
+            known: the format of its calls; None: unknown.
+            prompt: the prompt of the response.
         """
         text = self._shown(ids)
         ended = bool(ids) and ids[-1] in self._eos
@@ -62,13 +62,13 @@ class ResponseReader:
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
-        """Matches special tokens, but for those of thoughts."""
+        """Matches special tokens, except those of thoughts."""
         added = self._tokenizer.added_tokens_decoder.values()
         special = [token.content for token in added if token.special and token.content not in (OPEN, CLOSE)]
         return re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
 
 def words_and_calls(said: str, known: Format | None, tools: Sequence[Tool], prompt: str) -> Split:
-    """Return the words of a response, without the space around them, and its calls, if all are valid."""
+    """Return the text of a response, without surrounding space, and its calls, if all are valid."""
     found = None if known is None else split_calls(said, known, tools, prompt)
     return (said.strip(), []) if found is None else (found[0].strip(), found[1])

@@ -1,8 +1,8 @@
-"""What a chat template does with tools: found out by asking it, so that the name of the model says nothing.
+"""Determines how a chat template handles tools by rendering examples, independently of the model's name.
 
-It is given a tool, and an answer that calls it. The format is the one whose reader gets back what was given.
-A template that leaves out calls is known by the marks that it tells the model of. One that knows no tools has
-them described in a system message.
+The template receives a tool, and an answer that calls it. The format is the one whose reader returns the
+original call. A template that omits calls is recognized by the marks in its instructions. For a template
+without tools, a system message describes them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from areal.rollout.tools.formats import (
 from areal.thoughts import CLOSE, OPEN
 
 Render = Callable[[Sequence[Message], Sequence[Tool], bool], str]
-"""Gives messages and tools to the template, with the beginning of an answer or without.
+"""Renders messages and tools with the template, with or without the start of an answer.
 
 Raises a BadRequest if the template refuses them.
 """
@@ -55,15 +55,15 @@ _RESULT: Message = {"role": "tool", "tool_call_id": "call_0_0", "name": _NAME, "
 
 @dataclass(frozen=True, slots=True)
 class ToolTemplate:
-    """How a template takes tools and calls.
+    """How a template handles tools and calls.
 
     Attributes:
-        format: that calls are written in; None: one that is not known.
-        shows: whether the template shows tools that it is given.
+        format: the format of calls; None: unknown.
+        shows: whether the template shows the given tools.
         writes: whether it writes the calls of an assistant's message.
-        in_system: whether it wants the tools as text in the system message.
-        no_words: the content of an answer that only calls.
-        arguments_as_text: whether it wants arguments as JSON text.
+        in_system: whether it needs the tools as text in the system message.
+        no_words: the content of an answer that only has calls.
+        arguments_as_text: whether it needs arguments as JSON text.
     """
 
     format: Format | None
@@ -76,10 +76,11 @@ class ToolTemplate:
     def shown(
         self, messages: Sequence[Message], tools: Sequence[Tool], spelled: bool
     ) -> tuple[list[Message], Sequence[Tool]]:
-        """Return messages and tools as the template wants them.
+        """Return messages and tools in the form of the template.
 
         Args:
-            spelled: whether responses are words as they were sampled, calls included; else they are calls.
+            spelled: whether responses are text as sampled, including calls; if not, calls are passed as
+                calls.
         """
         number, ids = 0, dict[str, str]()
         found = list[Message]()
@@ -109,7 +110,7 @@ class ToolTemplate:
         key = self.format.thought_key if self.format is not None else None
         if shown["role"] == "assistant" and key is not None and shown["content"].startswith(OPEN):
             thought, _, words = shown["content"].removeprefix(OPEN).partition(CLOSE)
-            # The template takes a thought before a call, or words, and not both.
+            # The template accepts a thought or text before a call, but not both.
             shown |= {key: thought, "content": "" if "tool_calls" in shown else words}
         if calls := shown.get("tool_calls"):
             shown["tool_calls"] = [self._call(call, ids) for call in calls]
@@ -125,7 +126,7 @@ class ToolTemplate:
 
 
 def tool_template(template: str | None, render: Render) -> ToolTemplate:
-    """Find out what a template does with tools."""
+    """Determine how a template handles tools."""
     if template is None:
         return ToolTemplate(FORMATS[0])
     shows, in_system = _shows(render, False), False
@@ -148,7 +149,7 @@ def _shows(render: Render, in_system: bool) -> bool:
 
 
 def _written(render: Render, shows: bool) -> ToolTemplate | None:
-    """Return what is known of a template that writes calls; None: it leaves them out, or refuses them."""
+    """Return the properties of a template that writes calls; None: it omits or refuses them."""
     tools = [_TOOL] if shows else []
     before = _rendered(render, [_USER], tools, True)
     ending = _rendered(render, [_USER, _ANSWER], tools, False).rpartition(_ANSWER["content"])[2]
@@ -159,7 +160,7 @@ def _written(render: Render, shows: bool) -> ToolTemplate | None:
         for known in FORMATS:
             made = replace(plain, format=known)
             messages, _ = made.shown([_USER, _CALLING, _RESULT][: 3 if answered else 2], (), spelled=False)
-            asked = repr(messages)  # formats differ in the ids of calls alone
+            asked = repr(messages)  # some formats only differ in the ids of calls
             if asked not in texts:
                 texts[asked] = _rendered(render, messages, tools, False)
             if _NAME not in texts[asked].rpartition(_QUESTION)[2]:
@@ -171,7 +172,7 @@ def _written(render: Render, shows: bool) -> ToolTemplate | None:
 
 
 def _rendered(render: Render, messages: Sequence[Message], tools: Sequence[Tool], begun: bool) -> str:
-    """Return what a template makes of messages; nothing if it refuses them."""
+    """Return the template's text for messages; empty if it refuses them."""
     try:
         return render(messages, tools, begun)
     except BadRequest:
@@ -179,8 +180,8 @@ def _rendered(render: Render, messages: Sequence[Message], tools: Sequence[Tool]
 
 
 def _reads(known: Format, text: str, before: str, ending: str) -> bool:
-    """Whether a format has the call of an answer, and nothing of it is left over."""
-    begun = before and text.startswith(before)  # else the template begins another thought than it writes
+    """Return whether a format reads the call of an answer, and nothing remains."""
+    begun = before and text.startswith(before)  # else the template starts another thought than it writes
     answer = text[len(before) :].removesuffix(ending) if begun else text.rpartition(_QUESTION)[2]
     found = split_calls(answer, known, [_TOOL])
     if found is None or found[1] != [(_NAME, _ARGUMENTS)]:
@@ -189,7 +190,7 @@ def _reads(known: Format, text: str, before: str, ending: str) -> bool:
 
 
 def _spelled(message: Message, spell: Spell) -> Message:
-    """Return an assistant's message with its calls among its words."""
+    """Return an assistant's message with its calls in its text."""
     calls = spell(
         [(call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]]
     )
@@ -198,7 +199,7 @@ def _spelled(message: Message, spell: Spell) -> Message:
 
 
 def _with_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    """Return messages with the tools in the system message, as a text beside its content."""
+    """Return messages with the tools in the system message, as text beside its content."""
     shown = {"tools": json.dumps([tool.get("function", tool) for tool in tools], ensure_ascii=False)}
     if messages[0]["role"] == "system":
         return [{**messages[0], **shown}, *messages[1:]]

@@ -1,6 +1,7 @@
-"""Arguments that are written as text: each has the type that its tool's JSON schema gives it.
+"""Converts arguments that are written as text to the types of the tool's JSON schema.
 
-What is not of that type stays text, for the tool to complain of: so judge the readers of Qwen and of vLLM.
+Text that does not have the type stays text, so that the tool can report it; the readers of Qwen and of vLLM
+do the same.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ _DEEPEST = 16
 
 
 class Values:
-    """Gives the arguments of one tool's calls their types."""
+    """Converts the arguments of one tool's calls to their types."""
 
     def __init__(self, name: str, tools: Sequence[Tool]) -> None:
         self._schema = _schema(name, tools)
 
     def typed(self, key: str, text: str, guess: bool = False) -> Any:
-        """Return an argument's value.
+        """Return the value of an argument.
 
         Args:
-            guess: whether text is JSON, if it is some, where the schema gives no type; else it stays text.
+            guess: if the schema has no type, whether to read the text as JSON if possible; if not, it stays
+                text.
         """
         types = _types(_property(self._schema, key), self._schema, _DEEPEST)
         return _value(text, types or (set(_ORDER) if guess else types))
@@ -50,7 +52,7 @@ def _property(schema: dict[str, Any], key: str) -> Any:
 
 
 def _types(schema: Any, root: dict[str, Any], levels: int) -> set[str]:
-    """Return the types that a JSON schema allows; none: it says nothing of them."""
+    """Return the types that a JSON schema allows; empty: it does not restrict them."""
     if not isinstance(schema, dict) or levels == 0:
         return set()
     given = schema.get("type")
@@ -78,7 +80,7 @@ def _type_of(value: Any) -> str:
 
 
 def _value(text: str, types: set[str]) -> Any:
-    """Return a value as the first of its types that it can be."""
+    """Return a value in the first of its types that fits."""
     for kind in _ORDER:
         if kind in types:
             value = _READERS[kind](text.strip())
@@ -119,9 +121,9 @@ def _structure(kind: type) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """Read a literal of Python's, as models write them now and then; what JSON cannot say of it is none."""
+    """Read a Python literal, which models sometimes write; values that JSON cannot represent are refused."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the model's escapes
+        warnings.simplefilter("ignore")  # warnings about the model's escapes
         return loads(json.dumps(ast.literal_eval(text)))
 
 
