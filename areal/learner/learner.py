@@ -285,12 +285,14 @@ class Learner:
         if not self.adapted or world_size() > 1:
             return
         for name, tensor in lora.base_tensors(self.model):
-            view = tensor.cpu() if place is None else place.get(name)
-            if view is None or (view.dtype, view.shape) != (tensor.dtype, tensor.shape):
-                view = tensor.to(self._device)
-            elif place is not None:
-                view.copy_(tensor)
-            tensor.data = view
+            if place is None:
+                tensor.data = tensor.cpu()
+                continue
+            view = place.get(name)
+            if view is not None and _alike(view, tensor) and view.device.type == self._device.type:
+                tensor.data = view.copy_(tensor)
+            else:
+                tensor.data = tensor.to(self._device)
         if place is None and self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -328,6 +330,10 @@ class Learner:
         torch.set_rng_state(state["random.cpu"])
         if self._device.type == "cuda" and "random.cuda" in state:
             torch.cuda.set_rng_state(state["random.cuda"], self._device)
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return (one.dtype, one.shape) == (other.dtype, other.shape)
 
 
 def _tokens(minibatches: list[list[MicroBatch]]) -> int:
