@@ -1,1 +1,1 @@
-"""Workers: plain classes that run elsewhere, the handles that stand for them, and what starts them."""
+"""Workers: plain classes that run elsewhere, their handles, and launchers that start them."""

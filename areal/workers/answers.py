@@ -1,4 +1,4 @@
-"""Calls over one connection: each has a number, and they are answered in any order."""
+"""Calls over one connection: each has a number, and answers may come in any order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from areal.workers.messages import Kind, Messages, packed, unpacked
 
 
 class Caller:
-    """The end that calls; whoever has it receives the messages, and hands it those that answer."""
+    """The calling end; its owner receives the messages, and passes it those that are answers."""
 
     def __init__(self, messages: Messages) -> None:
         self._messages = messages
@@ -25,11 +25,11 @@ class Caller:
 
     @property
     def waiting(self) -> int:
-        """Calls that are not answered yet."""
+        """Number of calls without an answer so far."""
         return len(self._answers)
 
     async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Send a call, and return its result once it is there; to cancel this cancels the call."""
+        """Send a call, and wait for its result; cancelling this cancels the call."""
         content, number = packed((function, args, kwargs)), next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         self._messages.send("call", number, content)
@@ -41,13 +41,13 @@ class Caller:
                 self._messages.send("cancel", number)
 
     def take(self, kind: Kind, number: int, body: bytes) -> None:
-        """Take an answer or an error; if nobody waits for it any more, nothing happens."""
+        """Process an answer or an error; if nobody waits for it any more, nothing happens."""
         answer = self._answers.get(number)
         if answer is None or answer.done():
             return
         try:
             content = unpacked(body)
-        except (ImportError, AttributeError) as unknown:  # a class that is not found here
+        except (ImportError, AttributeError) as unknown:  # a class that does not exist here
             kind, content = "error", unknown
         if kind == "error":
             answer.set_exception(content)
@@ -55,17 +55,17 @@ class Caller:
             answer.set_result(content)
 
     def fail(self, lost: Callable[[], WorkerLost]) -> None:
-        """Raise an error, made for each, in all calls that wait."""
+        """Raise an error, created for each, in all waiting calls."""
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(lost())
 
 
 class Callee:
-    """The end that answers; whoever has it receives the messages, and hands it those that call.
+    """The answering end; its owner receives the messages, and passes it those that are calls.
 
     Args:
-        name: of the worker.
+        name: name of the worker.
         run: makes a call, given its number, the function and its arguments.
     """
 
@@ -74,7 +74,7 @@ class Callee:
         self._running: dict[int, asyncio.Task[None]] = {}
 
     def take(self, kind: Kind, number: int, body: bytes) -> None:
-        """Begin a call, or cancel one that goes on."""
+        """Begin a call, or cancel a running one."""
         if kind == "call":
             task = self._running[number] = asyncio.create_task(self._answer(number, body))
             task.add_done_callback(partial(self._forget, number))
@@ -82,7 +82,7 @@ class Callee:
             running.cancel()
 
     def cancel(self) -> None:
-        """Cancel all calls that go on."""
+        """Cancel all running calls."""
         for running in self._running.values():
             running.cancel()
 

@@ -1,10 +1,11 @@
-"""Workers that are called from other processes than the one that started them.
+"""Calls of workers from processes other than the one that started them.
 
-The process that started a worker has it listen (``address = await handle.call(listen, handle.name, host)``)
-and hands the address on; ``await attach(address)`` gives any process of the run, on any host, a handle of the
-same worker. Only async methods are called so: plain ones have the worker's main thread, which is the first
-process's. Whoever comes shows a token before anything that it sends is read. An attached handle ends with its
-connection; the end, and the health, of the worker itself are the first process's business.
+The process that started a worker lets it listen (``address = await handle.call(listen, handle.name, host)``)
+and passes on the address; ``await attach(address)`` gives any process of the run, on any host, a handle of
+the same worker. Only async methods can be called in this way, because plain ones use the worker's main
+thread, which belongs to the first process. A client must show a token before anything that it sends is read.
+An attached handle ends with its connection; the end and the health of the worker itself are the
+responsibility of the first process.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ W = TypeVar("W")
 
 _TOKEN = 32
 _SOON = 30.0
-"""Seconds for a connection to come about."""
+"""Time limit for a connection, in seconds."""
 _listening = set[asyncio.Server]()
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a worker listens.
+    """The address at which a worker listens.
 
     Attributes:
-        name: of the worker.
-        host: an address or a name, as other processes reach it.
-        token: without which a connection is closed.
+        name: name of the worker.
+        host: its address or name for other processes.
+        token: secret without which a connection is closed.
     """
 
     name: str
@@ -47,11 +48,11 @@ class Address:
 
 
 async def listen(worker: Any, name: str, host: str) -> Address:
-    """Have a worker listen until its process ends; this runs in its process.
+    """Let a worker listen until its process ends; this runs in its process.
 
     Args:
-        name: of the worker.
-        host: the address of a network interface there.
+        name: name of the worker.
+        host: address of a network interface of its host.
     """
     token, calls = secrets.token_bytes(_TOKEN), Dispatcher(ThreadPoolExecutor(1))
     await calls.make(lambda: worker)
@@ -71,7 +72,7 @@ async def listen(worker: Any, name: str, host: str) -> Address:
 
 
 async def _serve(name: str, calls: Dispatcher, messages: Messages) -> None:
-    """Answer the calls of one connection until it is closed; what is in flight then is cancelled."""
+    """Answer the calls of a connection until it is closed; calls in flight are then cancelled."""
 
     async def run(number: int, method: Any, /, *args: Any, **kwargs: Any) -> Any:
         if not inspect.iscoroutinefunction(method):
@@ -85,7 +86,7 @@ async def _serve(name: str, calls: Dispatcher, messages: Messages) -> None:
 
 
 async def attach(address: Address) -> Connection[Any]:
-    """Return a handle of a worker that listens.
+    """Return a handle of a listening worker.
 
     Raises:
         WorkerLost: it cannot be reached.
@@ -104,7 +105,7 @@ async def attach(address: Address) -> Connection[Any]:
 class Connection(Generic[W]):
     """A handle of a worker that another process started; see :class:`areal.workers.handle.Handle`.
 
-    To kill or close it closes the connection, and leaves the worker as it is.
+    Killing or closing it only closes the connection, and does not affect the worker.
     """
 
     def __init__(self, address: Address, messages: Messages) -> None:
@@ -135,7 +136,7 @@ class Connection(Generic[W]):
         return WorkerLost(f"{self.name} was lost: {self.ended.result()}")
 
     def kill(self) -> None:
-        """Close the connection; whoever waits for an answer gets WorkerLost."""
+        """Close the connection; callers that wait for an answer get WorkerLost."""
         self._listening.cancel()
         self._end("its connection was closed here")
 

@@ -1,4 +1,4 @@
-"""How calls run beside the worker, wherever that is: the part that all launchers share."""
+"""Runs calls beside the worker, in any process; all launchers share this part."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from areal.errors import UserError, WorkerLost
 from areal.waiting import Work
 
 _TRAVELLING = ("builtins", "areal")
-"""Packages whose errors are the same in every process."""
+"""Packages whose exceptions are the same in every process."""
 
 
 class Dispatcher:
-    """Makes a worker and runs calls of it: async methods on this event loop, plain ones on an executor.
+    """Creates a worker and runs calls of it: async methods on this event loop, plain ones on an executor.
 
-    To cancel the task that waits for a call is to cancel the call.
+    Cancelling the task that waits for a call cancels the call.
 
     Args:
-        plain: runs plain methods, one after another.
+        plain: runs plain methods, one after the other.
     """
 
     def __init__(self, plain: Executor) -> None:
@@ -33,7 +33,7 @@ class Dispatcher:
         self._beside: set[asyncio.Task[Any]] = set()
 
     async def make(self, factory: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Make the worker."""
+        """Create the worker."""
         self._worker = await self._run(factory, *args, **kwargs)
 
     async def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -44,7 +44,7 @@ class Dispatcher:
         return await self._run(bound, *args, **kwargs)
 
     def work(self) -> Work | None:
-        """Return what the worker has done and has still to do, if its class has a method ``progress``."""
+        """Return the worker's completed and outstanding work, if its class has a method ``progress``."""
         return self._worker.progress() if hasattr(self._worker, "progress") else None
 
     async def close(self) -> None:
@@ -69,14 +69,14 @@ class Dispatcher:
 
 
 def portable(failure: BaseException, name: str) -> Exception:
-    """Return an error as another process can have it, with a note of where it came from.
+    """Return an error in a form that another process can load, with a note of its origin.
 
-    areal's own errors and Python's stay what they are; any other becomes a RuntimeError that names it. A
-    UserError or WorkerLost has its one line, and gets no note.
+    Errors of areal and of Python keep their class; any other error becomes a RuntimeError that names its
+    class. A UserError or WorkerLost has a one-line message, and gets no note.
 
     Args:
-        failure: what a worker raised.
-        name: of the worker.
+        failure: the exception of a worker.
+        name: name of the worker.
     """
     if isinstance(failure, UserError | WorkerLost):
         return failure
@@ -90,7 +90,7 @@ def portable(failure: BaseException, name: str) -> Exception:
 def _travels(failure: Exception) -> bool:
     if type(failure).__module__.partition(".")[0] not in _TRAVELLING or isinstance(failure, ExceptionGroup):
         return False
-    try:  # what it holds besides its message may be anything
+    try:  # its attributes other than the message may be anything
         return type(pickle.loads(pickle.dumps(failure))) is type(failure)
     except (pickle.PicklingError, TypeError, AttributeError):
         return False

@@ -18,10 +18,10 @@ class ClusterHost:
     """A host that a run holds.
 
     Attributes:
-        name: in messages.
-        cores: CPU cores of it.
-        address: by which the other hosts reach it.
-        gpus: that the cluster says it has.
+        name: its name in messages.
+        cores: number of its CPU cores.
+        address: its address for the other hosts.
+        gpus: number of its GPUs according to the cluster.
     """
 
     name: str
@@ -32,12 +32,12 @@ class ClusterHost:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Which hosts a cluster has now, by their names.
+    """The current hosts of a cluster, by name.
 
     Attributes:
-        free: those that the run does not hold, and could.
-        draining: those of the run that the cluster is about to take away, and in how many seconds.
-        gone: those of the run that are no longer there.
+        free: hosts that the run does not hold, but could.
+        draining: hosts of the run that the cluster is about to take away, with the seconds until then.
+        gone: hosts of the run that no longer exist.
     """
 
     free: tuple[str, ...] = ()
@@ -49,56 +49,56 @@ class Cluster(Protocol):
     """The hosts that a run holds.
 
     Attributes:
-        hosts: the one of the run's own process first, if it is among them.
+        hosts: the hosts; the one of the run's own process comes first, if it is among them.
     """
 
     hosts: list[ClusterHost]
 
     def run(self, host: str, function: Callable[..., T], *args: Any) -> T:
-        """Call a function of a module on a host, by its name, where the run's devices are visible.
+        """Call a module-level function by name on a host, with the run's devices visible.
 
         Raises:
-            UserError: what the function raised, or areal does not start there.
+            UserError: the function raised it, or areal does not start on the host.
             WorkerLost: the host is gone.
         """
         ...
 
     def launch_on(self, host: str, guard: Guard | None = None) -> Launch:
-        """Return what starts workers on a host, over which a guard watches."""
+        """Return a launcher of workers on a host, which a guard watches."""
         ...
 
     def survey(self) -> Survey:
-        """Look which hosts the cluster has now."""
+        """Return the current hosts of the cluster."""
         ...
 
     async def watch(self) -> None:
-        """Wait until the cluster itself is lost, of which nothing can be started any more.
+        """Wait until the cluster itself is lost, so that it can start nothing any more.
 
         Raises:
-            WorkerLost: it is.
+            WorkerLost: the cluster is lost.
         """
         ...
 
     def hold(self, name: str) -> ClusterHost | None:
-        """Hold one more host, which is among :attr:`hosts` from then on; None: others hold it.
+        """Hold one more host, which then belongs to :attr:`hosts`; None: others hold it.
 
         Raises:
-            UserError: areal does not start there.
+            UserError: areal does not start on it.
         """
         ...
 
     def release(self, name: str) -> None:
-        """End what is left of the workers of a host, and leave it to others."""
+        """End the remaining workers of a host, and release it."""
         ...
 
     def close(self) -> None:
-        """End what is left of the workers and release the hosts; to call it again does nothing."""
+        """End the remaining workers and release the hosts; a second call does nothing."""
         ...
 
 
 @contextmanager
 def released(cluster: Cluster | None) -> Iterator[None]:
-    """Close a cluster at the end of the block, while what Ray prints of its workers is still kept aside."""
+    """Close a cluster at the end of the block, while Ray's output on its workers is still captured."""
     try:
         yield
     finally:

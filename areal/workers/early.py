@@ -1,8 +1,8 @@
-"""Processes for workers that will be started soon: meanwhile they import what those need.
+"""Processes that import the modules of workers before the workers are started.
 
-A run's process imports and checks for seconds before it can say what its workers are made from. Their own
-imports take longer than that, and need nothing that it finds out. A worker that is started under the name for
-which a process is ready takes it over (:mod:`areal.workers.process`).
+A run's process imports and checks for seconds before it knows the arguments of its workers. The workers' own
+imports take longer than that, and do not depend on these arguments. If a process is ready under the name of a
+worker, the worker takes it over when it is started (:mod:`areal.workers.process`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _LENGTH = struct.Struct(">Q")
 
 
 class EarlyProcess:
-    """A process that imports, and then waits to be taken over.
+    """A process that imports modules, and then waits to be taken over.
 
     Args:
-        popen: it.
-        end: of the connection to it.
+        popen: the process.
+        end: end of the connection to it.
         stacks: descriptor of the file for its stacks.
     """
 
@@ -38,11 +38,11 @@ class EarlyProcess:
 
     @property
     def returncode(self) -> int | None:
-        """How it ended, once somebody has waited for that."""
+        """Exit code, once it is known."""
         return self._popen.returncode
 
     async def wait(self) -> int:
-        """Return how it ended, once it has."""
+        """Wait for the end of the process, and return its exit code."""
         thread = CallThread("areal-end")
         try:
             return await thread.run(self._popen.wait)
@@ -50,22 +50,22 @@ class EarlyProcess:
             thread.end()
 
     def runs(self) -> bool:
-        """Return whether it has not ended."""
+        """Return whether it is running."""
         return self._popen.poll() is None
 
     def wake(self, changed: Mapping[str, str], gone: Sequence[str]) -> None:
-        """Have it serve calls, with the output and the places of modules that we have now.
+        """Let it serve calls, with the current output and module paths of this process.
 
         Args:
-            changed: variables of its environment that are new or others.
-            gone: those that it has no more.
+            changed: environment variables that are new or changed.
+            gone: environment variables that were removed.
         """
         content = pickle.dumps((list(sys.path), dict(changed), list(gone)))
         socket.send_fds(self.end, [_LENGTH.pack(len(content))], [1, 2])
         self.end.sendall(content)
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._popen.kill()
         self._popen.wait()
         self.end.close()
@@ -80,18 +80,18 @@ class _Ready:
 
 
 class EarlyProcesses:
-    """Processes that are there before their workers; those that no worker takes over end with the block."""
+    """Processes that exist before their workers; those that no worker takes over end with the block."""
 
     def __init__(self) -> None:
         self._ready: dict[str, _Ready] = {}
 
     def add(self, name: str, environment: Mapping[str, str], process: EarlyProcess) -> None:
-        """Take in a process that was just started.
+        """Add a process that was just started.
 
         Args:
-            name: of the worker that is to have it.
-            environment: variables that it has besides our own.
-            process: it.
+            name: name of its later worker.
+            environment: its environment variables besides our own.
+            process: the process.
         """
         self._ready[name] = _Ready(process, dict(environment), dict(os.environ))
 
@@ -99,11 +99,11 @@ class EarlyProcesses:
         """Return the process for a worker, which serves calls from now on.
 
         Args:
-            name: of the worker.
-            environment: variables that it has besides our own.
+            name: name of the worker.
+            environment: its environment variables besides our own.
 
         Returns:
-            The process; None: there is none, or it has ended, or has another environment.
+            The process; None: there is none, or it has ended, or has a different environment.
         """
         if (ready := self._ready.pop(name, None)) is None:
             return None
@@ -130,14 +130,14 @@ class EarlyProcesses:
 
 
 def import_and_wait(end: socket.socket, modules: Sequence[str]) -> None:
-    """Import modules, and wait until this process is taken over, or nobody needs it any more.
+    """Import modules, and wait until this process is taken over or no longer needed.
 
     Args:
-        end: of the connection to the process that started this one.
-        modules: what is imported; what is not installed is left out.
+        end: end of the connection to the process that started this one.
+        modules: modules to import; those that are not installed are skipped.
     """
     for module in modules:
-        with suppress(ImportError):  # who needs it says so
+        with suppress(ImportError):  # the code that needs it reports it
             importlib.import_module(module)
     head, descriptors, _, _ = socket.recv_fds(end, _LENGTH.size, 2)
     if not head:
@@ -160,7 +160,7 @@ def _received(end: socket.socket, count: int) -> bytes:
 
 
 def _print_to(descriptors: Sequence[int]) -> None:
-    """Print to these from now on, and there what was printed so far."""
+    """Redirect output to these descriptors, including what was printed so far."""
     sys.stdout.flush()
     sys.stderr.flush()
     so_far = os.dup(2)

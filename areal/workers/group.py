@@ -1,4 +1,4 @@
-"""A group of workers that do everything together: the ranks of a learner."""
+"""A group of workers that make all calls together: the ranks of a learner."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ T = TypeVar("T")
 W = TypeVar("W")
 
 _GRACE = 5.0
-"""Seconds for the others after one has failed: to raise the same, or to be found dead."""
+"""Seconds for the others after one has failed: to raise the same error, or to be found dead."""
 
 
 class WorkerGroup(Generic[W]):
-    """Workers that get the same calls in the same order, as their collectives need.
+    """Workers that receive the same calls in the same order, as their collectives require.
 
-    - What all of them raise alike is raised, and the group goes on.
-    - When one has ended, or fails alone, the others are ended, too: they may wait for it in a collective. One
-      that raises WorkerLost counts as ended: it says that it is of no use any more.
-      Every call from then on raises ``lost`` with one line that says which worker it was, until the group is
-      started again. It stays the same object, so that whoever has it goes on with the new workers.
+    - An error that all of them raise is raised, and the group continues.
+    - If one has ended, or fails alone, the others are ended, too, because they may wait for it in a
+      collective. One that raises WorkerLost counts as ended, because it is no longer usable. Every later call
+      raises ``lost`` with a line that names the worker, until the group is restarted. The group stays the
+      same object, so its users continue with the new workers.
 
     Args:
         start_workers: starts all workers; returns them, rank 0 first.
         lost: the error of a group that has ended.
-        advice: returns what the user can do about a worker that ended for a reason; it ends that line.
+        advice: returns what the user can do about the reason for which a worker ended; it is added to that
+            line.
 
     Attributes:
-        start_workers: as given; whoever lets them start elsewhere sets another.
-        workers: rank 0 first; its answers are the group's.
-        ended: done when the group has ended; the result is that line. A group that is started again has a
-            new one.
-        error: of a worker that failed alone, if that is how it ended.
+        start_workers: as given; it may be replaced to start the workers elsewhere.
+        workers: the workers, rank 0 first, whose answers are those of the group.
+        ended: done when the group has ended; the result is that line. A restarted group has a new one.
+        error: error of a worker that failed alone, if that ended the group.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class WorkerGroup(Generic[W]):
         self._closing = False
 
     async def start(self) -> None:
-        """Start the workers, also where those before were lost: these have ended then, and hold nothing.
+        """Start the workers, also if earlier ones were lost, which have then ended and released everything.
 
         Raises:
             WorkerLost: one of them did not start.
@@ -81,12 +81,12 @@ class WorkerGroup(Generic[W]):
     async def call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a method of all workers and return the answer of rank 0, once all have answered.
 
-        A call that was made goes on when the task that waits for it is cancelled: if one worker dropped it
-        and another had begun, that one would wait for ever.
+        A call continues if the task that waits for it is cancelled: if one worker dropped it and another had
+        begun, the latter would wait forever.
 
         Raises:
             WorkerLost: a worker has ended.
-            Exception: what a worker raised.
+            Exception: the exception of a worker.
         """
         if self.ended.done():
             raise self._error(self.ended.result())
@@ -98,7 +98,7 @@ class WorkerGroup(Generic[W]):
     def _over(self, work: asyncio.Future[Any]) -> None:
         self._calls.discard(work)
         if not work.cancelled():
-            work.exception()  # perhaps nobody waits for it any more
+            work.exception()  # nobody may be waiting for it
 
     async def _call(self, method: Any, args: Any, kwargs: Any) -> Any:
         calls = [asyncio.ensure_future(each.call(method, *args, **kwargs)) for each in self.workers]
@@ -131,12 +131,12 @@ class WorkerGroup(Generic[W]):
             self.kill()
 
     def kill(self) -> None:
-        """End all workers at once; whoever waits for them gets WorkerLost."""
+        """End all workers at once; callers that wait for them get WorkerLost."""
         for worker in self.workers:
             worker.kill()
 
     async def close(self, grace: float = 5.0) -> None:
-        """End all workers: in order, unless one has failed or does something that nobody waits for."""
+        """Shut down all workers in order, unless one has failed or runs a call that nobody waits for."""
         self._closing = True
         if self.ended.done() or self._calls:
             self.kill()

@@ -36,15 +36,15 @@ from areal.workers.vitals import Vitals, read_family
 BEAT = 1.0
 """Seconds between two heartbeats."""
 STALL_LIMIT = 300.0
-"""Seconds without progress, unless a run says otherwise."""
+"""Default limit of seconds without progress."""
 _PATIENCE = 10
-"""How many times longer than a silence other things may last."""
+"""Factor by which other limits exceed that of a silence."""
 _AT_WORK = 0.02
-"""Share of a CPU core from which on a process computes: threads that only wait use less."""
+"""Share of a CPU core above which a process counts as computing; threads that only wait use less."""
 _MOVED = 2**16
-"""Bytes from which on a process reads or writes: signals between threads are some, too."""
+"""Bytes above which a process counts as reading or writing; signals between threads use a few, too."""
 _ANSWER = 5.0
-"""Seconds for a host to say how a process is."""
+"""Time limit in seconds for a host to report on a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Beat:
     """A heartbeat.
 
     Attributes:
-        family: vitals of the process that sends it, first, and of those below it.
-        work: of the worker, if it counts any.
+        family: vitals of the process that sends it, first, and of its descendants.
+        work: work of the worker, if it counts any.
     """
 
     family: list[Vitals]
@@ -61,7 +61,7 @@ class Beat:
 
     @property
     def stopped(self) -> Vitals | None:
-        """The first process that is stopped, if there is one."""
+        """The first stopped process, if there is one."""
         return _stopped(self.family)
 
 
@@ -71,25 +71,25 @@ def beat(work: Work | None) -> Beat:
 
 
 class Examined(Protocol):
-    """The process of a worker, as far as a guard needs it."""
+    """The process of a worker, from the perspective of a guard."""
 
     async def look(self) -> list[Vitals]:
-        """Return vitals of it, first, and of those below it; empty: there is no such process."""
+        """Return its vitals, first, and those of its descendants; empty: the process does not exist."""
         ...
 
 
 @dataclass(slots=True)
 class Pulse:
-    """What is known of the life of one worker; seconds are those in which this process looked.
+    """The signs of life of one worker; seconds only count while this process is watching.
 
     Attributes:
-        limit: of a silence, in seconds; 0: nothing is ever found frozen.
+        limit: limit of a silence, in seconds; 0: nothing ever counts as frozen.
         last: the last heartbeat.
         silent: seconds since then.
-        idle: seconds in which its count of work did not rise although it had some.
-        stopped: seconds in which a process below it was stopped.
-        starting: whether the worker is still being made.
-        accused: why somebody else, who sees more, takes it for frozen; empty: nobody does.
+        idle: seconds in which it had work but completed none.
+        stopped: seconds in which one of its subprocesses was stopped.
+        starting: whether the worker is still being created.
+        accused: why another observer, who knows more, considers it frozen; empty: none does.
     """
 
     limit: float
@@ -103,7 +103,7 @@ class Pulse:
     _seen: tuple[float, list[Vitals]] | None = None
 
     def hear(self, new: Beat | None = None) -> None:
-        """Note a heartbeat, or any other message."""
+        """Record a heartbeat, or any other message."""
         self.silent, self._seen = 0.0, None
         if new is None:
             return
@@ -114,7 +114,7 @@ class Pulse:
             self.stopped = 0.0
 
     async def look(self, process: Examined) -> str:
-        """Look, every second or so; return why it is frozen, or an empty string."""
+        """Check the worker, about every second; return why it is frozen, or an empty string."""
         now = time.monotonic()
         seconds, self._looked = min(now - self._looked, 2 * BEAT), now
         self.silent += seconds
@@ -133,7 +133,7 @@ class Pulse:
             return ""
         try:
             family = await asyncio.wait_for(process.look(), _ANSWER)
-        except TimeoutError:  # its host does not answer, either
+        except TimeoutError:  # its host does not respond, either
             family = []
         if family and family[0].debugged:
             self.hear()
@@ -147,7 +147,7 @@ class Pulse:
         return f"no heartbeat for {self.silent:.0f} s{_named(stopped, family)} (frozen)"
 
     def _patience(self, works: bool) -> float:
-        """How long a silence may last if the process works meanwhile, or does not."""
+        """Return how long a silence may last if the process is working, or if it is not."""
         if self.starting:
             return math.inf if works else _PATIENCE * self.limit
         return _PATIENCE * self.limit if works else self.limit
@@ -164,7 +164,7 @@ class Pulse:
 
 
 def _work(then: float, before: list[Vitals], since: float, now: list[Vitals], all_of_them: bool) -> bool:
-    """Whether processes worked, or tried to, between two checks, although there was no heartbeat."""
+    """Return whether processes worked, or tried to, between two checks without a heartbeat."""
     count = None if all_of_them else 1
     before, now = before[:count], now[:count]
     if not before or not now:
@@ -180,7 +180,7 @@ def _stopped(family: list[Vitals]) -> Vitals | None:
 
 
 def _named(stopped: Vitals | None, family: list[Vitals]) -> str:
-    """Say which process of a worker is stopped."""
+    """Return which process of a worker is stopped."""
     if stopped is None:
         return ""
     if stopped is family[0]:
@@ -189,7 +189,7 @@ def _named(stopped: Vitals | None, family: list[Vitals]) -> str:
 
 
 def _same_work(before: Beat | None, now: Beat) -> bool:
-    """Whether there is work, and none of it was done between two signs of life."""
+    """Return whether there is work, and none of it was completed between two signs of life."""
     if before is None or before.work is None or now.work is None:
         return False
     return now.work.open > 0 and now.work.done == before.work.done
@@ -199,13 +199,13 @@ class Guard:
     """Watches over workers.
 
     Args:
-        stall_limit: seconds without progress after which something is frozen; a tenth of them for a silence.
-            0: never.
+        stall_limit: seconds without progress after which something counts as frozen; for a silence, a tenth
+            of this. 0: never.
 
     Attributes:
-        workers: that have not ended.
-        report: called with a worker that is frozen, and why, before it is killed; returns what is added to
-            the reason for which it ended.
+        workers: workers that have not ended.
+        report: called with a frozen worker and the reason, before it is killed; returns text that is added to
+            the reason for its end.
     """
 
     def __init__(self, stall_limit: float = STALL_LIMIT) -> None:
@@ -214,7 +214,7 @@ class Guard:
         self.report: Callable[[Any, str], Awaitable[str]] = _no_report
 
     def pulse(self) -> Pulse:
-        """Return the pulse of a worker that begins."""
+        """Return the pulse of a new worker."""
         return Pulse(self._silence)
 
 

@@ -1,7 +1,7 @@
-"""A handle stands for a worker that runs elsewhere.
+"""A handle represents a worker that runs elsewhere.
 
-A worker is a plain class with plain and ``async`` methods; it does not know where it runs. Plain methods run
-one after another, in the order of the calls. Async methods run beside them, and beside each other.
+A worker is a plain class with plain and ``async`` methods, and does not know where it runs. Plain methods run
+one after the other, in the order of the calls. Async methods run concurrently with them and with each other.
 A launcher (:mod:`areal.workers.inline`, :mod:`areal.workers.process`) starts a worker and returns its handle.
 """
 
@@ -17,16 +17,16 @@ W = TypeVar("W")
 W_co = TypeVar("W_co", covariant=True)
 
 CLOSED = "it was closed"
-"""The reason for which a worker ended that :meth:`Handle.close` has ended."""
+"""The reason for the end of a worker that :meth:`Handle.close` has ended."""
 
 
 class Handle(Protocol[W_co]):
     """A worker of class ``W_co`` elsewhere.
 
     Attributes:
-        name: how the worker is called in messages.
-        host: the one where it is; empty: this one.
-        ended: done when the worker has ended; the result says how, in a few words.
+        name: name of the worker in messages.
+        host: host of the worker; empty: this one.
+        ended: done when the worker has ended; the result briefly says how.
     """
 
     name: str
@@ -49,28 +49,28 @@ class Handle(Protocol[W_co]):
     async def call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the worker and return its result.
 
-        When the waiting task is cancelled, an async method is cancelled, too, and a plain one that has not
+        If the waiting task is cancelled, an async method is cancelled, too, and a plain one that has not
         begun is dropped. Nobody waits for the other side to notice.
 
         Args:
-            method: of the worker's class, as in ``handle.call(Engine.generate, ids)``; an override by the
-                worker's own class is what runs. Any other function of a module will do, too; it is called
-                with the worker first.
-            args: for the method.
-            kwargs: for the method.
+            method: a method of the worker's class, such as ``handle.call(Engine.generate, ids)``; if the
+                worker's own class overrides it, the override runs. It can also be any other module-level
+                function, which receives the worker as its first argument.
+            args: arguments of the method.
+            kwargs: keyword arguments of the method.
 
         Raises:
             WorkerLost: the worker has ended, or ends before it answers.
-            Exception: what the method raised, as :func:`areal.workers.calls.portable` has it.
+            Exception: the exception of the method, as converted by :func:`areal.workers.calls.portable`.
         """
         ...
 
     def kill(self) -> None:
-        """End the worker at once; whoever waits for it gets WorkerLost."""
+        """End the worker at once; callers that wait for it get WorkerLost."""
         ...
 
     async def close(self, grace: float = 5.0) -> None:
-        """End the worker in order: async calls are cancelled, plain ones finish, then its ``close`` runs.
+        """Shut down the worker: async calls are cancelled, plain ones finish, then its ``close`` runs.
 
         A worker that takes longer than ``grace`` seconds is killed.
         """
@@ -78,7 +78,7 @@ class Handle(Protocol[W_co]):
 
 
 class Launch(Protocol):
-    """Starts a worker and returns its handle; several can start side by side."""
+    """Starts a worker and returns its handle; several workers can start concurrently."""
 
     @overload
     async def __call__(
@@ -106,21 +106,21 @@ class Launch(Protocol):
         """Start a worker.
 
         Args:
-            name: how the worker is called in messages.
-            environment: variables that it has besides our own.
-            factory: makes the worker there: a class or a function of a module, plain or async.
-            args: for the factory.
-            kwargs: for the factory.
+            name: name of the worker in messages.
+            environment: its environment variables besides our own.
+            factory: creates the worker there: a class or a module-level function, plain or async.
+            args: arguments of the factory.
+            kwargs: keyword arguments of the factory.
 
         Raises:
-            WorkerLost: the worker ended before it was made.
-            Exception: what the factory raised.
+            WorkerLost: the worker ended before it was created.
+            Exception: the exception of the factory.
         """
         ...
 
 
 async def side_by_side(*starts: Awaitable[Handle[W]]) -> list[Handle[W]]:
-    """Start several workers at the same time; if one cannot be started, none is left."""
+    """Start several workers concurrently; if one cannot be started, none remains."""
     tasks = [asyncio.ensure_future(start) for start in starts]
     try:
         return await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""Workers in this process: for tests, with the errors and the cancellation of a worker elsewhere."""
+"""Workers in this process, for tests, with the errors and the cancellation of other workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ W = TypeVar("W")
 async def launch(
     name: str, environment: Mapping[str, str], factory: Any, *args: Any, **kwargs: Any
 ) -> InlineHandle[Any]:
-    """Make a worker here; it has this process's environment (see :class:`areal.workers.handle.Launch`)."""
+    """Create a worker here; it has this process's environment (see :class:`areal.workers.handle.Launch`)."""
     handle = InlineHandle[Any](name)
     await handle._run(handle._calls.make(factory, *args, **kwargs))
     return handle
@@ -27,7 +27,7 @@ async def launch(
 class InlineHandle(Generic[W]):
     """A worker in this process; see :class:`areal.workers.handle.Handle`.
 
-    What a plain method has begun cannot be stopped: :meth:`kill` leaves it to its thread.
+    A running plain method cannot be stopped; :meth:`kill` leaves it to its thread.
     """
 
     def __init__(self, name: str) -> None:
@@ -74,7 +74,7 @@ class InlineHandle(Generic[W]):
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def close(self, grace: float = 5.0) -> None:
-        """End the worker in order."""
+        """Shut down the worker."""
         if self._reason:
             return
         self._reason = CLOSED

@@ -1,4 +1,4 @@
-"""Messages between a process and its worker: pickles over a socket, each with its kind, call and length."""
+"""Messages between a process and its worker: pickles over a socket, with kind, call number and length."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Kind = Literal["call", "cancel", "end", "answer", "error", "beat"]
 _KINDS: tuple[Kind, ...] = ("call", "cancel", "end", "answer", "error", "beat")
 _HEAD = struct.Struct(">BQQ")
 READ_AHEAD = 2**22
-"""Bytes that are read before anybody asks for them."""
+"""Number of bytes that are read in advance."""
 
 
 class Messages:
-    """One end of the socket; only this event loop may use it. Sending never waits."""
+    """One end of the socket; only this event loop may use it. Sending never blocks."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -28,7 +28,7 @@ class Messages:
         return cls(*await asyncio.open_connection(sock=end, limit=READ_AHEAD))
 
     def send(self, kind: Kind, number: int, body: bytes = b"") -> None:
-        """Send a message about a call; whether it arrives, the end of the process says."""
+        """Send a message about a call; if it does not arrive, the process has ended."""
         self._writer.write(_HEAD.pack(_KINDS.index(kind), number, len(body)))
         if body:
             self._writer.write(body)
@@ -42,7 +42,7 @@ class Messages:
             return None
 
     async def flush(self) -> None:
-        """Wait until all is with the kernel."""
+        """Wait until everything is passed to the kernel."""
         transport: Any = self._writer.transport
         transport.set_write_buffer_limits(0)
         await self._writer.drain()
@@ -58,5 +58,5 @@ def packed(content: Any) -> bytes:
 
 
 def unpacked(body: bytes) -> Any:
-    """Return what a pickle holds. Both ends are this run's own."""
+    """Load a pickle. Both ends belong to this run."""
     return pickle.loads(body)

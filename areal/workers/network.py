@@ -1,4 +1,4 @@
-"""How the hosts of a run reach each other."""
+"""The network between the hosts of a run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from areal.errors import UserError
 
 _SIOCGIFADDR = 0x8915
 _COLLECTIVES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-"""Variables by which torch's collectives know the network interface."""
+"""Variables that select the network interface of torch's collectives."""
 
 
 def join_network(interface: str | None, address: str) -> str:
-    """Have collectives of this process and its children use a network interface; return its IPv4 address.
+    """Let collectives of this process and its children use a network interface; return its IPv4 address.
 
     Args:
-        interface: its name; None: the one that has ``address``.
-        address: of this host, or its name, if no interface is named.
+        interface: its name; None: the interface that has ``address``.
+        address: address or name of this host, if no interface is named.
 
     Raises:
         UserError: this host has no such interface, or its name has no address.
@@ -40,7 +40,7 @@ def join_network(interface: str | None, address: str) -> str:
             f"host {address} cannot resolve its own name ({error.strerror}); pass its IPv4 address to `ray "
             "start` as --node-ip-address"
         ) from error
-    # By themselves they look up the host's name, for which /etc/hosts may give an address of this host alone.
+    # By default they look up the host's name, for which /etc/hosts may give a loopback address.
     for name in [name for name, own in found.items() if own == address]:
         for variable in _COLLECTIVES:
             os.environ.setdefault(variable, name)
@@ -52,12 +52,12 @@ def _address(interface: str) -> str | None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:
             return socket.inet_ntoa(fcntl.ioctl(any_socket.fileno(), _SIOCGIFADDR, request)[20:24])
-        except OSError:  # it has none
+        except OSError:  # it has no address
             return None
 
 
 def is_free(address: str, port: int) -> bool:
-    """Whether a port of this host can be listened at."""
+    """Return whether a port of this host is free for listening."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         try:
             probe.bind((address, port))

@@ -1,8 +1,8 @@
-"""Workers in processes of their own, on this host.
+"""Workers in separate processes, on this host.
 
-Each is a new interpreter (:mod:`areal.workers.process_main`) with the environment that is given to it.
-Nothing of our own process changes for that, so that several start side by side. Calls and answers cross a
-socket pair. A worker dies with the process that started it.
+Each is a new interpreter (:mod:`areal.workers.process_main`) with its own environment. Our own process does
+not change for it, so several can start concurrently. Calls and answers use a socket pair. A worker dies with
+the process that started it.
 """
 
 from __future__ import annotations
@@ -31,42 +31,42 @@ W = TypeVar("W")
 
 _FIRST = "AREAL_WORKER"
 _DRAIN = 1.0
-"""Seconds for the last answers of a process that has ended; a child of it may hold the socket open."""
+"""Seconds for the last answers of a process that has ended; a child of it may keep the socket open."""
 _END = 20.0
-"""Seconds for a process to end that was killed: its host may be gone, or the disk that it waits for."""
+"""Seconds for a killed process to end; its host may be gone, or the disk that it waits for."""
 
 
 async def launch(
     name: str, environment: Mapping[str, str], factory: Any, *args: Any, **kwargs: Any
 ) -> ProcessHandle[Any]:
-    """Start a worker in a process of its own (see :class:`areal.workers.handle.Launch`)."""
+    """Start a worker in a separate process (see :class:`areal.workers.handle.Launch`)."""
     return await _launch(Guard(), name, environment, factory, *args, **kwargs)
 
 
 def launch_guarded(guard: Guard, early: EarlyProcesses | None = None) -> Launch:
-    """Return what starts workers over which a guard watches, each in the process that is ready for it."""
+    """Return a launcher of workers that a guard watches; each uses its early process if there is one."""
     return partial(_launch, guard, early=early)
 
 
 def start_early(
     early: EarlyProcesses, name: str, environment: Mapping[str, str], modules: Sequence[str]
 ) -> None:
-    """Start the process of a worker before the worker, if it can be started; it imports modules meanwhile.
+    """Start the process of a worker before the worker, if possible; it imports modules in the meantime.
 
     Args:
-        early: takes it in.
-        name: of the worker.
-        environment: variables that it has besides our own.
-        modules: what it imports; what is not installed it leaves out.
+        early: receives the process.
+        name: name of the worker.
+        environment: its environment variables besides our own.
+        modules: modules to import; those that are not installed are skipped.
     """
     ours, theirs = socket.socketpair()
-    output = os.memfd_create("early output")  # where the worker prints is not known yet
+    output = os.memfd_create("early output")  # the destination of the worker's output is not known yet
     stacks = stacks_file()
     try:
         with theirs:
             options = _options(name, {**os.environ, **environment}, theirs, stacks, modules)
             process = subprocess.Popen(**options, stdout=output, stderr=output)
-    except OSError:  # no memory, or no more processes: then there is none when the worker starts, either
+    except OSError:  # no memory, or no more processes; the worker then starts without it
         ours.close()
         os.close(stacks)
         return
@@ -93,7 +93,7 @@ async def _launch(
 
 async def _start(name: str, environment: Mapping[str, str]) -> tuple[Messages, LocalProcess]:
     ours, theirs = socket.socketpair()
-    # First: once there is a process, nothing may be cancelled before its handle is there, which ends it.
+    # First, because once a process exists, a cancellation must not come before its handle, which ends it.
     messages = await Messages.over(ours)
     try:
         return messages, await spawn(name, {**os.environ, **environment}, theirs)
@@ -114,9 +114,9 @@ async def spawn(name: str, environment: Mapping[str, str], end: socket.socket) -
     """Start the process of a worker on this host; it dies with the thread that does this.
 
     Args:
-        name: of the worker.
-        environment: all variables that it has.
-        end: of the connection to its handle; from here on it is the worker's alone.
+        name: name of the worker.
+        environment: all of its environment variables.
+        end: end of the connection to its handle; from now on it belongs to the worker.
     """
     stacks = stacks_file()
     try:
@@ -137,9 +137,9 @@ def _options(
     stacks: int,
     modules: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return how the process of a worker is started, as arguments of :class:`subprocess.Popen`."""
-    # Our modules are found where ours were; no script of the user's runs again, as it would with
-    # multiprocessing: this __main__ is no file.
+    """Return the arguments of :class:`subprocess.Popen` for the process of a worker."""
+    # Modules are found in the same places as ours. The user's script does not run again, as it would with
+    # multiprocessing, because this __main__ is not a file.
     code = (
         f"import sys; sys.path[:] = {[path for path in sys.path if isinstance(path, str)]!r}; "
         "from areal.workers.process_main import main; "
@@ -148,7 +148,7 @@ def _options(
     return {
         "args": (sys.executable, "-P", "-c", code),
         "stdin": subprocess.DEVNULL,
-        # The first variable, as long as nothing changes it, tells where the name of a process is.
+        # If unchanged, the first variable marks the position of the process's name.
         "env": {_FIRST: ""} | dict(environment) | {_FIRST: name},
         "pass_fds": [end.fileno(), stacks],
         "start_new_session": True,
@@ -156,25 +156,25 @@ def _options(
 
 
 class WorkerProcess(Protocol):
-    """The process of a worker: its number, and its host, which is empty if it is this one."""
+    """The process of a worker, with its number and its host, which is empty for this host."""
 
     pid: int
     host: str
 
     async def wait(self) -> str:
-        """Return how it has ended, in a few words, once it has."""
+        """Wait for its end, and briefly return how it ended."""
         ...
 
     async def look(self) -> list[Vitals]:
-        """Return what the kernel knows of it and of those below it; empty: nothing."""
+        """Return the kernel's data on it and on its descendants; empty: there is none."""
         ...
 
     async def stacks(self, forced: bool) -> str:
-        """Return where it and the processes below it are; see :func:`areal.workers.vitals.take_stacks`."""
+        """Return the stacks of it and of its descendants; see :func:`areal.workers.vitals.take_stacks`."""
         ...
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the process at once."""
         ...
 
 
@@ -192,34 +192,34 @@ class LocalProcess:
         weakref.finalize(self, os.close, stacks)
 
     async def wait(self) -> str:
-        """Return how it has ended, in a few words, once it has."""
+        """Wait for its end, and briefly return how it ended."""
         code = await self._process.wait()
         return f"{signal.Signals(-code).name}, exit code {code}" if code < 0 else f"exit code {code}"
 
     async def look(self) -> list[Vitals]:
-        """Return what the kernel knows of it and of those below it; empty: nothing."""
+        """Return the kernel's data on it and on its descendants; empty: there is none."""
         return read_family(self.pid)
 
     async def stacks(self, forced: bool) -> str:
-        """Return where it and the processes below it are; see :func:`areal.workers.vitals.take_stacks`."""
+        """Return the stacks of it and of its descendants; see :func:`areal.workers.vitals.take_stacks`."""
         return await take_stacks(self.pid, self._stacks, forced)
 
     def kill(self) -> None:
-        """End it at once."""
-        # asyncio's own kill() may take the exit code from its thread that waits for it.
+        """End the process at once."""
+        # asyncio's own kill() may take the exit code from the thread that waits for it.
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
 
 class ProcessHandle(Generic[W]):
-    """A worker in a process of its own; see :class:`areal.workers.handle.Handle`.
+    """A worker in a separate process; see :class:`areal.workers.handle.Handle`.
 
     Args:
-        guard: watches over it.
+        guard: the guard that watches it.
 
     Attributes:
-        pid: of its process, on its host.
+        pid: number of its process, on its host.
         pulse: its signs of life.
     """
 
@@ -235,13 +235,13 @@ class ProcessHandle(Generic[W]):
         guard.workers.append(self)
 
     async def make(self, factory: Any, *args: Any, **kwargs: Any) -> None:
-        """Make the worker: the first call. If it cannot be made, its process ends."""
+        """Create the worker with the first call. If it cannot be created, its process ends."""
         try:
             await self.call(factory, *args, **kwargs)
             self.pulse.starting = False
         except BaseException:
             self.kill()
-            await asyncio.wait([self.ended])  # to be cancelled here, too, leaves it
+            await asyncio.wait([self.ended])  # a cancellation here leaves the process
             raise
 
     async def call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
@@ -252,7 +252,7 @@ class ProcessHandle(Generic[W]):
 
     @property
     def owes(self) -> int:
-        """Answers to calls that it has not given yet."""
+        """Number of calls that it has not answered yet."""
         return self._calls.waiting
 
     async def _listen(self) -> None:
@@ -274,7 +274,7 @@ class ProcessHandle(Generic[W]):
         self._calls.fail(self._lost)
 
     async def _end(self) -> str:
-        """Wait for the end of the process, and bring it about where it is frozen; return the reason."""
+        """Wait for the end of the process, and end it if it is frozen; return the reason."""
         end = asyncio.ensure_future(self._process.wait())
         frozen = ""
         while not frozen and not (await asyncio.wait([end], timeout=BEAT))[0]:
@@ -283,7 +283,7 @@ class ProcessHandle(Generic[W]):
         if not frozen:
             return end.result()
         self._frozen = True
-        self._listening.cancel()  # it may run once more when its stacks are taken; nobody waits for that
+        self._listening.cancel()  # it may run once more when its stacks are taken, but nobody waits for that
         report = asyncio.ensure_future(self._guard.report(self, frozen))
         await asyncio.wait([end, report], return_when=asyncio.FIRST_COMPLETED)
         self.kill()
@@ -293,10 +293,10 @@ class ProcessHandle(Generic[W]):
         return frozen
 
     async def stacks(self, forced: bool) -> str:
-        """Return where the process and those below it are, line by line; empty if nobody says.
+        """Return the stacks of the process and its descendants, line by line; empty if there are none.
 
         Args:
-            forced: whether one of them that still runs may crash of it.
+            forced: whether a process that still runs may crash because of it.
         """
         try:
             return await asyncio.wait_for(self._process.stacks(forced), _END)
@@ -312,7 +312,7 @@ class ProcessHandle(Generic[W]):
         self._process.kill()
 
     async def close(self, grace: float = 5.0) -> None:
-        """End the process, in order if that takes no longer than ``grace`` seconds."""
+        """End the process; shut it down in order if that takes no longer than ``grace`` seconds."""
         if not self.ended.done():
             self._closing = True
             self._messages.send("end", 0)

@@ -1,6 +1,6 @@
-"""What a worker's process runs (:mod:`areal.workers.process`).
+"""The main program of a worker's process (:mod:`areal.workers.process`).
 
-A thread with an event loop reads the calls, runs async methods and answers. Plain methods have the main
+A thread with an event loop reads the calls, runs async methods and answers. Plain methods run on the main
 thread, which libraries such as torch expect.
 """
 
@@ -31,19 +31,19 @@ from areal.workers.vitals import write_stacks_to
 
 
 def main(descriptor: int, parent: int, name: str, stacks: int, modules: Sequence[str] = ()) -> None:
-    """Serve calls until the other end says to end.
+    """Serve calls until the other end requests the end.
 
     Args:
-        descriptor: of this end of the socket pair.
+        descriptor: descriptor of this end of the socket pair.
         parent: the process that started this one, and with which it ends.
-        name: of the worker.
-        stacks: descriptor of the file for them.
-        modules: what is imported before this process is taken over; none: it is already.
+        name: name of the worker.
+        stacks: descriptor of the file for stacks.
+        modules: modules to import before this process is taken over; empty: it already is.
     """
     write_stacks_to(stacks)
     end_of_crashes()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the run's process decides what becomes of them
+        signal.signal(number, signal.SIG_IGN)  # the run's process decides what to do about these signals
     die_with(parent)
     _children_die_with_us()
     setproctitle(f"areal {name}")
@@ -63,26 +63,26 @@ def main(descriptor: int, parent: int, name: str, stacks: int, modules: Sequence
 
     threading.Thread(target=serve, name="areal-calls", daemon=True).start()
     main_thread.run()
-    # The worker is closed. What an interpreter does besides at its end takes seconds where torch is loaded.
+    # The worker is closed. The interpreter's own shutdown takes seconds if torch is loaded.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 def _children_die_with_us() -> None:
-    """Have each process die with this one that it forks or, by multiprocessing, spawns; vLLM does both."""
+    """Let each process that this one forks or spawns by multiprocessing die with it; vLLM does both."""
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("areal.workers.spawned")
     forks_die_with_us()
 
 
 class MainThread(Executor):
-    """Runs what is submitted, one after another, on the thread that calls :meth:`run`."""
+    """Runs submitted calls, one after the other, on the thread that calls :meth:`run`."""
 
     def __init__(self) -> None:
         self._work = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]()
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Put a call in the queue; it can be cancelled until it begins."""
+        """Queue a call; it can be cancelled until it begins."""
         future: Future[Any] = Future()
         self._work.put((future, lambda: function(*args, **kwargs)))
         return future
@@ -95,23 +95,23 @@ class MainThread(Executor):
                 continue
             try:
                 future.set_result(function())
-            except BaseException as failure:  # noqa: BLE001 (it is the caller's)
+            except BaseException as failure:  # noqa: BLE001 (it belongs to the caller)
                 future.set_exception(failure)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """End :meth:`run` after what is in the queue."""
+        """End :meth:`run` after the queued calls."""
         self._work.put(None)
 
 
 class Server:
-    """Answers calls; the first one makes the worker."""
+    """Answers calls; the first one creates the worker."""
 
     def __init__(self, name: str, plain: Executor) -> None:
         self._name = name
         self._dispatcher = Dispatcher(plain)
 
     async def serve(self, end: socket.socket) -> None:
-        """Serve until the end; without a word from the other end, there is nobody left to serve."""
+        """Serve until the end; if the other end closes without a message, nobody is left to serve."""
         self._messages = await Messages.over(end)
         callee = Callee(self._name, self._messages, self._run)
         beating = asyncio.create_task(self._beat(), name="beat")

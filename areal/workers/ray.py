@@ -1,10 +1,10 @@
 """Workers on the hosts of a Ray cluster.
 
-On each host one actor of Ray's (:mod:`areal.workers.ray_actor`) holds the devices. It starts each worker in a
-process of its own, by the same code as :mod:`areal.workers.process` does here; calls, answers and
-cancellation cross a TCP connection between that process and this one. So a worker on another host differs
-from one on this host by its socket alone. Ray finds the hosts, keeps others off them, brings the package
-there, and says when one is gone.
+On each host, one Ray actor (:mod:`areal.workers.ray_actor`) holds the devices. It starts each worker in a
+separate process, with the same code as :mod:`areal.workers.process` on this host; calls, answers and
+cancellations use a TCP connection between that process and this one. A worker on another host therefore
+differs from one on this host only in its socket. Ray finds the hosts, keeps other runs off them, distributes
+the package, and reports when a host is gone.
 """
 
 from __future__ import annotations
@@ -39,29 +39,29 @@ from areal.workers.ray_hosts import HeldHost, Reservation, find, hold_another, s
 T = TypeVar("T")
 
 _START = 300.0
-"""Seconds for Ray to start an actor, for which it may have to install what its runtime_env names."""
+"""Seconds for Ray to start an actor, for which it may have to install its runtime_env."""
 _HEAD = 30.0
-"""Seconds without an answer of the cluster's head; after 60 Ray ends this process, without a word of ours."""
+"""Seconds without an answer of the cluster's head; after 60 Ray ends this process without our message."""
 _LOOK = 5.0
-"""Seconds after which to look at it again."""
+"""Interval in seconds of the checks of the head."""
 _REPORTED = 60.0
-"""Seconds within which Ray reports that a host is gone: its own looks take some 15."""
+"""Seconds within which Ray reports that a host is gone; its own check takes about 15."""
 _NOTICED = 5.0
-"""Seconds in which all that look at the hosts see that one is gone."""
+"""Seconds within which all observers of the hosts notice that one is gone."""
 _TOKEN = 32
 _FORWARDED = ("AREAL_", "GLOO_", "HF_", "NCCL_", "TORCH", "VLLM_")
-"""How variables begin that workers have from this process, besides those of their host."""
+"""Prefixes of variables that workers inherit from this process, besides those of their host."""
 
 
 class RayCluster:
-    """Starts workers on hosts that are held.
+    """Starts workers on hosts that the run holds.
 
     Args:
-        reservation: of the hosts; :meth:`close` releases it.
-        interface: the network interface by which hosts reach each other; None: that of Ray.
+        reservation: reservation of the hosts; :meth:`close` releases it.
+        interface: network interface between the hosts; None: that of Ray.
 
     Attributes:
-        hosts: that are held.
+        hosts: the hosts that are held.
 
     Raises:
         UserError: areal does not start on one of them.
@@ -77,7 +77,7 @@ class RayCluster:
         self._actors: dict[str, Any] = {}
         self._interface = interface
         self._seen = set[str]()  # hosts on which areal has started
-        self._gone = dict[str, float]()  # when nodes did not answer any more, by Ray's names for them
+        self._gone = dict[str, float]()  # times since which nodes do not respond, by Ray's names for them
         self.hosts = list[ClusterHost]()
         self._listening, self._closed = socket.socket(), False
         try:
@@ -91,27 +91,27 @@ class RayCluster:
             raise
 
     def _found(self, held: HeldHost) -> ClusterHost:
-        """Return what a host is to others: the first that its actor is asked."""
+        """Return the description of a host; this is the first request to its actor."""
         name = held.host.address
         try:
             address = self.run(name, join_network, self._interface, name)
         except UserError as failure:
             if not isinstance(died := failure.__cause__, ActorDiedError) or "never ran" not in str(died):
                 raise
-            # Where the head is busy, Ray at times gives up an actor that it has just been asked for.
+            # If the head is busy, Ray sometimes gives up an actor that it has just been asked for.
             self._actors[name] = _actor(held)
             address = self.run(name, join_network, self._interface, name)
         self._seen.add(name)
         return ClusterHost(name, held.host.cores, address, held.host.gpus)
 
     def survey(self) -> Survey:
-        """Look which hosts the cluster has now."""
+        """Return the current hosts of the cluster."""
         gpus = any(host.gpus for host in self._reservation.hosts)
         gone = [node for node, since in self._gone.items() if time.monotonic() - since < _REPORTED]
         return survey(gpus, [self._held[host.name].host for host in self.hosts], self._held, gone)
 
     def _lose(self, name: str) -> None:
-        """Take note that the actor of a host does not answer: all that was there counts as ended."""
+        """Record that the actor of a host does not respond: everything on the host counts as ended."""
         if (held := self._held.get(name)) is not None:
             self._gone.setdefault(held.host.node, time.monotonic())
 
@@ -119,7 +119,7 @@ class RayCluster:
         """Hold one more host of the cluster; None: others hold it.
 
         Raises:
-            UserError: areal does not start there.
+            UserError: areal does not start on it.
         """
         if (host := find(name)) is None:
             return None
@@ -128,7 +128,7 @@ class RayCluster:
         if held is None:
             return None
         self._held[name], self._actors[name] = held, _actor(held)
-        self._seen.discard(name)  # as it was: it may have left since, and come back
+        self._seen.discard(name)  # it may have left and come back
         try:
             found = self._found(held)
         except BaseException:
@@ -138,18 +138,18 @@ class RayCluster:
         return found
 
     def release(self, name: str) -> None:
-        """End what is left of the workers of a host, and leave it to others."""
+        """End the remaining workers of a host, and release it."""
         self.hosts = [host for host in self.hosts if host.name != name]
         ray.kill(self._actors[name])
         if self._held[name].group != self._reservation.group:
-            # A part of the reservation cannot be given back: the host is taken again when it returns.
+            # A part of the reservation cannot be returned, so the host is taken again when it comes back.
             remove_placement_group(self._held.pop(name).group)
 
     def run(self, host: str, function: Callable[..., T], *args: Any) -> T:
-        """Call a function of a module on a host, by its name, where the run's devices are visible.
+        """Call a module-level function by name on a host, with the run's devices visible.
 
         Raises:
-            UserError: what the function raised, or areal does not start there.
+            UserError: the function raised it, or areal does not start on the host.
             WorkerLost: the host is gone.
         """
         try:
@@ -169,7 +169,7 @@ class RayCluster:
             ) from failure
 
     def launch_on(self, host: str, guard: Guard | None = None) -> Launch:
-        """Return what starts workers on a host, over which a guard watches."""
+        """Return a launcher of workers on a host, which a guard watches."""
         return partial(self._launch, host, guard or Guard())
 
     async def _launch(
@@ -209,14 +209,14 @@ class RayCluster:
             ) from failure
         except RayError as failure:
             self._lose(host)
-            await asyncio.sleep(_NOTICED)  # whoever starts it again then has another host
+            await asyncio.sleep(_NOTICED)  # the caller may then restart it on another host
             raise WorkerLost(f"{name} did not start: host {host} is gone") from failure
         except asyncio.CancelledError:
             if connected.done() and not connected.cancelled():
                 connected.result().close()
             raise
         finally:
-            del self._expected[token]  # a process that comes too late is shut out, and ends
+            del self._expected[token]  # a process that connects too late is rejected, and ends
 
     async def watch(self) -> None:
         """Wait until the head of the cluster is lost; raises WorkerLost then."""
@@ -228,14 +228,14 @@ class RayCluster:
         return self._lost
 
     async def _watch_head(self) -> str:
-        """Return, in a few words, that the head does not answer any more, or that this is closed."""
+        """Briefly return that the head does not respond any more, or that this cluster is closed."""
         address = ray.get_runtime_context().gcs_address
         host, _, port = address.rpartition(":")
         silent, looked = 0.0, time.monotonic()
         while not self._closed and silent < _HEAD:
             await asyncio.sleep(_LOOK)
             now = time.monotonic()
-            # A look takes no longer, unless this process was held up itself.
+            # A check takes no longer, unless this process was delayed itself.
             silent, looked = silent + min(now - looked, 2 * _LOOK), now
             with suppress(OSError):
                 _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), _LOOK)
@@ -246,7 +246,7 @@ class RayCluster:
         return f"the head of the Ray cluster, {address}, has not answered for {_HEAD:g} s"
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take a connection for the worker that it is, and nothing before it has shown that it is one."""
+        """Assign a connection to its worker; nothing is read before it has proved its identity."""
         try:
             token = await asyncio.wait_for(reader.readexactly(_TOKEN), SOON)
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
@@ -257,7 +257,7 @@ class RayCluster:
         self._expected[token].set_result(Messages(reader, writer))
 
     def close(self) -> None:
-        """End the actors, and with them what is left of the workers, and release the hosts, once."""
+        """End the actors with their remaining workers, and release the hosts, once."""
         if self._closed:
             return
         self._closed = True
@@ -265,8 +265,8 @@ class RayCluster:
             self._serving.result().close()
         self._listening.close()
         if self._lost is not None and self._lost.done() and not self._lost.cancelled():
-            return  # nobody is there to release them, and Ray ends this process soon
-        with suppress(TimeoutError):  # a head that has just been lost does not answer
+            return  # nobody can release them, and Ray ends this process soon
+        with suppress(TimeoutError):  # a head that has just been lost does not respond
             within(END, self._release)
 
     def _release(self) -> None:
@@ -279,7 +279,7 @@ class RayCluster:
 
 
 def _actor(held: HeldHost) -> Any:
-    """Start the actor of a host, as soon as Ray has it."""
+    """Start the actor of a host, as soon as Ray has the host."""
     strategy = PlacementGroupSchedulingStrategy(held.group, held.bundle)
     options = ray.remote(HostActor).options(
         num_cpus=held.host.bundle.get("CPU", 0), num_gpus=held.host.gpus, scheduling_strategy=strategy
@@ -288,11 +288,11 @@ def _actor(held: HeldHost) -> Any:
 
 
 async def _answer(call: Any, name: str, host: str) -> Any:
-    """Return what an actor answers about a worker; raise WorkerLost if it does not."""
+    """Return an actor's answer about a worker; raise WorkerLost if there is none."""
     try:
         async with asyncio.timeout(SOON + END):
             return await call
-    except RayTaskError:  # which may be a TimeoutError, too
+    except RayTaskError:  # it may be a TimeoutError, too
         raise
     except TimeoutError as late:
         line = f"{name} did not start: host {host} has not answered for {SOON + END:g} s"

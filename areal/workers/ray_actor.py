@@ -1,4 +1,4 @@
-"""The actor of Ray's on a host, which starts workers there, and a worker's process as the run knows it."""
+"""The Ray actor of a host, which starts workers on it, and the process of such a worker for the run."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from areal.workers.vitals import Vitals
 T = TypeVar("T")
 
 SOON = 30.0
-"""Seconds for a connection to come about, and for an actor that runs to answer."""
+"""Seconds for opening a connection, and for a running actor to answer."""
 END = 10.0
-"""Seconds for word that a killed worker has ended, and for Ray to take the hosts back."""
+"""Seconds for the report that a killed worker has ended, and for Ray to release the hosts."""
 
 
 class HostActor:
-    """Starts workers on its host; an actor of Ray's, with whose end they end.
+    """Starts workers on its host; they end with this Ray actor.
 
     Args:
-        paths: where it and its workers look for modules, after the places of this host.
-        folder: the current one of the run's process, in which they are, too, if this host has it.
+        paths: places where it and its workers look for modules, after the places of this host.
+        folder: current folder of the run's process, which is also such a place if this host has it.
     """
 
     def __init__(self, paths: Sequence[str], folder: str) -> None:
         sys.path += [path for path in paths if path not in sys.path]
         with suppress(FileNotFoundError):
             os.chdir(folder)
-        # Ray prints in the run's process what is printed here: its standard output is for results.
+        # Ray prints the output of this process in the run's process, whose standard output is for results.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         self._processes: dict[int, LocalProcess] = {}
-        # Ray sets it by the cores that an actor asks for; each worker gets its number of threads.
+        # Ray sets it according to the actor's cores; each worker gets its number of threads.
         os.environ.pop("OMP_NUM_THREADS", None)
-        # By itself Ray shows them in any order, or, as some clusters are set up, shows all of the host's.
+        # By default Ray shows the GPUs in any order or, in some clusters, all of the host's.
         if gpus := ray.get_runtime_context().get_accelerator_ids().get("GPU"):
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(sorted(gpus, key=_by_number))
 
@@ -56,9 +56,9 @@ class HostActor:
 
         Args:
             run: address of the run's process, to which it connects.
-            token: by which that process knows it.
-            name: of the worker.
-            environment: variables that it has besides those of this host.
+            token: token by which that process recognizes it.
+            name: name of the worker.
+            environment: its environment variables besides those of this host.
 
         Returns:
             The number of its process.
@@ -71,15 +71,15 @@ class HostActor:
         return process.pid
 
     async def wait(self, pid: int) -> str:
-        """Return how a worker's process has ended, once it has."""
+        """Wait for the end of a worker's process, and return how it ended."""
         return await self._processes[pid].wait()
 
     async def look(self, pid: int) -> list[Vitals]:
-        """Return what the kernel knows of a worker's process and of those below it."""
+        """Return the kernel's data on a worker's process and its descendants."""
         return await self._processes[pid].look()
 
     async def stacks(self, pid: int, forced: bool) -> str:
-        """Return where a worker's process and those below it are."""
+        """Return the stacks of a worker's process and its descendants."""
         return await self._processes[pid].stacks(forced)
 
     async def kill(self, pid: int) -> None:
@@ -92,21 +92,21 @@ class HostActor:
 
 
 def _by_number(gpu: str) -> tuple[int, int, str]:
-    """Order GPUs by number, 10 after 9; those that have a name (UUIDs, MIG) by that."""
+    """Order GPUs by number, 10 after 9; those with a name (UUIDs, MIG) by name."""
     return (0, int(gpu), "") if gpu.isdigit() else (1, 0, gpu)
 
 
 class RemoteProcess:
     """The process of a worker on another host; see :class:`areal.workers.process.WorkerProcess`.
 
-    If its host does not answer any more, a killed process counts as ended after a few seconds. Its handle
-    then closes the connection, with which it ends in fact.
+    If its host does not respond any more, a killed process counts as ended after a few seconds. Its handle
+    then closes the connection, which actually ends the process.
 
     Args:
-        actor: that has started it.
-        host: where it is.
-        pid: its number there.
-        lost: done when the cluster is; the result says how.
+        actor: the actor that started it.
+        host: its host.
+        pid: its number on that host.
+        lost: done when the cluster is lost; the result says how.
         lose: called when the host is gone.
     """
 
@@ -117,7 +117,7 @@ class RemoteProcess:
         self._killed = asyncio.Event()
 
     async def wait(self) -> str:
-        """Return how it ended, in a few words."""
+        """Wait for its end, and briefly return how it ended."""
         looks = [asyncio.ensure_future(look) for look in (self._ended(), self._late())]
         try:
             done, _ = await asyncio.wait([*looks, self._lost], return_when=asyncio.FIRST_COMPLETED)
@@ -129,7 +129,7 @@ class RemoteProcess:
     async def _ended(self) -> str:
         try:
             return f"{await self._actor.wait.remote(self.pid)}, on host {self.host}"
-        except RayError:  # of several kinds, by what Ray finds first
+        except RayError:  # its type depends on what Ray notices first
             self._lose()
             return (
                 f"host {self.host} is gone: it left the cluster, or Ray ended its actor there, as it does "
@@ -142,20 +142,20 @@ class RemoteProcess:
         return f"killed, and host {self.host} has not answered for {END:g} s"
 
     async def look(self) -> list[Vitals]:
-        """Return what the kernel knows of it and of those below it; empty: nothing."""
+        """Return the kernel's data on it and on its descendants; empty: there is none."""
         try:
             return await self._actor.look.remote(self.pid)
-        except RayError:  # the end of its host is found by wait
+        except RayError:  # wait detects the end of its host
             return []
 
     async def stacks(self, forced: bool) -> str:
-        """Return where it and the processes below it are."""
+        """Return the stacks of it and of its descendants."""
         try:
             return await self._actor.stacks.remote(self.pid, forced)
         except RayError:
             return ""
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the process at once."""
         self._actor.kill.remote(self.pid)
         self._killed.set()

@@ -1,4 +1,4 @@
-"""Hosts of a Ray cluster, held for a run, each with all of its GPUs, or with all of its CPU cores."""
+"""Hosts of a Ray cluster that a run holds, each with all of its GPUs, or with all of its CPU cores."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _NO_CLIENT = (
     "machine, use: ray job submit -- areal train ..."
 )
 _LOOK = 1.0
-"""Seconds after which to look again which hosts there are."""
+"""Interval in seconds of checks for hosts."""
 _TRY = 5.0
-"""Seconds after which to try other hosts, if there are more than a run wants."""
+"""Seconds after which other hosts are tried, if there are more than the run needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class RayHost:
     """A host of a Ray cluster.
 
     Attributes:
-        address: by which Ray knows it.
-        gpus: that Ray has on it.
-        cores: CPU cores that Ray has on it.
-        node: Ray's name for it, which is another one after it has left and come back.
+        address: its address in Ray.
+        gpus: number of its GPUs in Ray.
+        cores: number of its CPU cores in Ray.
+        node: Ray's name for it, which changes if it leaves and comes back.
     """
 
     address: str
@@ -53,24 +53,24 @@ class RayHost:
 
     @property
     def bundle(self) -> dict[str, float]:
-        """What a run holds of it: its GPUs, with a core for each, or all cores."""
+        """The resources that a run holds: its GPUs, with a core for each, or all cores."""
         cores = min(self.gpus, self.cores) if self.gpus else self.cores
         wanted = {"GPU": self.gpus, "CPU": cores, self.pin: 0.001}
         return {name: number for name, number in wanted.items() if number}
 
     @property
     def pin(self) -> str:
-        """Ray's resource that only this host has, once."""
+        """A Ray resource of which only this host has one."""
         return f"node:{self.address}"
 
     def __str__(self) -> str:
-        """Its address and what it has, for the terminal."""
+        """Its address and its resources, for the terminal."""
         return f"{self.address} ({_count(self.gpus, 'GPU')}, {_count(self.cores, 'CPU core')})"
 
 
 @dataclass(frozen=True, slots=True)
 class HeldHost:
-    """A host that a run holds, and the bundle of Ray's placement group by which it does."""
+    """A host that a run holds, and its bundle in Ray's placement group."""
 
     host: RayHost
     group: PlacementGroup
@@ -82,9 +82,9 @@ class Reservation:
     """Hosts that a run holds.
 
     Attributes:
-        hosts: the one of this process first, if it is among them.
+        hosts: the hosts; that of this process comes first, if it is among them.
         group: Ray's placement group, whose bundles are the hosts in this order.
-        joined: whether this process joined Ray for it.
+        joined: whether this process joined Ray for the reservation.
     """
 
     hosts: tuple[RayHost, ...]
@@ -92,7 +92,7 @@ class Reservation:
     joined: bool
 
     def release(self) -> None:
-        """Leave the hosts to others."""
+        """Release the hosts."""
         remove_placement_group(self.group)
         if self.joined:
             ray.shutdown()
@@ -105,17 +105,17 @@ def reserve(
     patience: float = 30.0,
     cpu_hosts: int = 0,
 ) -> Reservation:
-    """Hold hosts of a Ray cluster; all or none.
+    """Hold hosts of a Ray cluster; either all or none.
 
     Args:
         address: ``auto``, or the ``host:port`` of its head.
         gpus: whether to hold hosts with GPUs; None: if there are any.
-        count: how many; None: all that are there.
-        patience: seconds for Ray to answer, and again for enough hosts to be there and free.
-        cpu_hosts: how many hosts without GPU to hold besides those with GPUs.
+        count: number of hosts; None: all available ones.
+        patience: seconds for Ray to answer, and again for enough hosts to be available and free.
+        cpu_hosts: number of hosts without a GPU in addition to those with GPUs.
 
     Raises:
-        UserError: there is no such cluster, or it has not as many hosts, or others hold them.
+        UserError: the cluster does not exist, does not have enough hosts, or others hold them.
     """
     joined = not ray.is_initialized()
     if joined:
@@ -133,13 +133,13 @@ def reserve(
 def survey(
     gpus: bool, held: Sequence[RayHost], reserved: Collection[str], gone: Collection[str] = ()
 ) -> Survey:
-    """Look which hosts the cluster has now.
+    """Return the current hosts of the cluster.
 
     Args:
-        gpus: whether the run wants hosts with GPUs.
-        held: by the run.
-        reserved: addresses of hosts that Ray keeps for the run, also when they have left and come back.
-        gone: nodes that are, though Ray may not have seen it yet.
+        gpus: whether the run needs hosts with GPUs.
+        held: hosts that the run holds.
+        reserved: addresses of hosts that Ray keeps for the run, even if they have left and come back.
+        gone: nodes that are gone, even if Ray has not noticed yet.
     """
     there, free = [host for host in _alive() if host.node not in gone], ray.available_resources()
     deadlines: dict[str, int] = ray._private.state.state.get_draining_nodes()  # 0: there is none
@@ -150,7 +150,7 @@ def survey(
             host.address
             for host in there
             if (host.gpus if gpus else host.cores)
-            and names[host.address] == 1  # an old one may be there for a moment after a restart
+            and names[host.address] == 1  # an old one may exist for a moment after a restart
             and host.address not in known
             and host.node not in deadlines
             and (host.address in reserved or free.get(host.pin, 0) >= 1)
@@ -165,12 +165,12 @@ def survey(
 
 
 def find(address: str) -> RayHost | None:
-    """Return a host of the cluster by its address, if it is there."""
+    """Return the host of the cluster with this address, if it exists."""
     return next((host for host in _alive() if host.address == address), None)
 
 
 def hold_another(host: RayHost) -> HeldHost | None:
-    """Hold one more host; None: others hold some of it."""
+    """Hold one more host; None: others hold a part of it."""
     group = placement_group([host.bundle])
     if group.wait(_TRY):
         return HeldHost(host, group)
@@ -179,7 +179,7 @@ def hold_another(host: RayHost) -> HeldHost | None:
 
 
 def _join(address: str, patience: float) -> None:
-    """Connect to Ray, which by itself would try for ever, on a thread: signals are the run's own business."""
+    """Connect to Ray on a thread, because Ray would try forever, and the run handles signals itself."""
     if address.startswith("ray://"):
         raise UserError(f"ray.address={address}: {_NO_CLIENT}")
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -193,7 +193,7 @@ def _join(address: str, patience: float) -> None:
     advice = "check that Ray is running on this host (`ray status`), and that the address is that of the head"
     if (
         "RAY_AUTH_MODE" not in os.environ
-    ):  # Ray uses a token by itself only for a cluster that it finds itself
+    ):  # Ray only uses a token by itself for a cluster that it finds itself
         advice += " if the cluster requires a token, set RAY_AUTH_MODE=token"
     if "Version mismatch" in reason:
         advice = "run areal with the Python and the Ray with which the cluster was started"
@@ -201,10 +201,10 @@ def _join(address: str, patience: float) -> None:
 
 
 def _check_joined(address: str) -> None:
-    """Check that Ray, which this process has joined already, is what is asked for.
+    """Check that Ray, if this process has already joined it, is the requested cluster.
 
     Raises:
-        UserError: it is another cluster, or joined by Ray Client.
+        UserError: it is another cluster, or was joined with Ray Client.
     """
     if ray.util.client.ray.is_connected():
         raise UserError(f"this process is connected to Ray through Ray Client; {_NO_CLIENT}")
@@ -224,17 +224,17 @@ def _resolved(address: str) -> tuple[str, str]:
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """Return what ``work`` returns, which is called on a thread of its own: calls of Ray's may never end.
+    """Return the result of ``work``, which runs on its own thread, because Ray's calls may never end.
 
     Raises:
-        TimeoutError: it takes longer; nobody waits for it any more.
+        TimeoutError: it takes longer; its result is then ignored.
     """
     done: Future[T] = Future()
 
     def run() -> None:
         try:
             done.set_result(work())
-        except BaseException as failure:  # noqa: BLE001 (it is the caller's)
+        except BaseException as failure:  # noqa: BLE001 (it belongs to the caller)
             done.set_exception(failure)
 
     threading.Thread(target=run, name="areal-ray", daemon=True).start()
@@ -244,7 +244,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 def _hold(
     gpus: bool | None, count: int | None, cpu_hosts: int, patience: float
 ) -> tuple[tuple[RayHost, ...], PlacementGroup]:
-    """Hold the largest hosts; others take the place of those that turn out to be gone, or held by others."""
+    """Hold the largest hosts; others replace those that turn out to be gone, or held by others."""
     deadline, chosen, tried = time.monotonic() + patience, list[RayHost](), Counter[str]()
     while time.monotonic() < deadline:
         found, beside = _hosts(gpus), _beside(gpus, cpu_hosts)
@@ -272,10 +272,10 @@ def _choose(found: list[RayHost], count: int | None, tried: Mapping[str, int]) -
     own, free = ray.util.get_node_ip_address(), ray.available_resources()
 
     def busy(host: RayHost) -> tuple[int, bool]:
-        return tried[host.address], free.get(host.pin, 0) < 1  # runs hold a little of its pin
+        return tried[host.address], free.get(host.pin, 0) < 1  # runs hold a small amount of its pin
 
     def in_order(host: RayHost) -> tuple[bool, list[int], str]:
-        # By number: 10.0.0.10 comes after 10.0.0.9.
+        # By number, so that 10.0.0.10 comes after 10.0.0.9.
         return host.address != own, [int(part) for part in re.findall(r"\d+", host.address)], host.address
 
     largest = sorted(found, key=lambda host: (busy(host), -host.gpus, -host.cores, in_order(host)))
@@ -283,7 +283,7 @@ def _choose(found: list[RayHost], count: int | None, tried: Mapping[str, int]) -
 
 
 def _beside(gpus: bool | None, cpu_hosts: int) -> list[RayHost]:
-    """Return the hosts without GPU, if some are wanted beside those with GPUs; a run on CPUs has none."""
+    """Return the hosts without a GPU, if some are requested besides those with GPUs; none on CPUs."""
     if not cpu_hosts or gpus is False or not _hosts(True):
         return []
     return [host for host in _hosts(False) if not host.gpus]
@@ -310,7 +310,7 @@ def _hosts(gpus: bool | None) -> list[RayHost]:
 
 
 def _twice(hosts: Sequence[RayHost]) -> str:
-    """Say which host Ray has twice, as it has for a moment after a restart; empty: none."""
+    """Return which host Ray lists twice, as it does for a moment after a restart; empty: none."""
     addresses = [host.address for host in hosts]
     twice = next((address for address in addresses if addresses.count(address) > 1), "")
     return (

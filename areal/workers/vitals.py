@@ -1,4 +1,4 @@
-"""What the kernel knows of a process that may not be able to speak for itself, and where one is stuck."""
+"""The kernel's data on a process that may not respond itself, and the stacks of a stuck process."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _STACKS = "AREAL_STACKS"
-"""Variable that names the file into which this process and those below it write their stacks."""
+"""Variable that names the file into which this process and its descendants write their stacks."""
 _FILE = "areal-stacks"
 _LOOK = 0.05
-"""Seconds after which to look again whether stacks are written."""
+"""Interval in seconds of checks for written stacks."""
 _LOOKS = 15
-"""Looks for the stacks of one process each way that it is asked."""
+"""Number of checks for the stacks of one process, for each way of requesting them."""
 _QUIET = 5
-"""Looks without anything new, after which no more is expected."""
+"""Number of checks without anything new, after which no more is expected."""
 _END = b" in <module>\n"
 _ASKED, _FORCED = signal.SIGUSR2, signal.SIGUSR1
 _LIMIT = 3.0
-"""Seconds after which no further process is asked for its stacks: what is frozen waits to be killed."""
+"""Seconds after which no further process is asked for its stacks, because frozen ones wait to be killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """A process, as the kernel has it.
+    """The kernel's data on a process.
 
     Attributes:
-        name: of the program, at most 15 characters.
+        name: name of the program, at most 15 characters.
         state: a letter: R runs, S sleeps, D waits for a disk, T is stopped by a signal, t by a debugger.
-        cpu: seconds that it has computed so far.
-        nbytes: that it has read and written so far, of files above all.
+        cpu: seconds of CPU time so far.
+        nbytes: bytes read and written so far, mostly of files.
         debugged: whether a debugger is attached.
     """
 
@@ -68,13 +68,13 @@ def _read_vitals(pid: int) -> Vitals | None:
 def _read_bytes(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/io").read_text().splitlines()
-    except OSError:  # it has just ended, or is another user's
+    except OSError:  # it has just ended, or belongs to another user
         return 0
     return sum(int(line.split()[1]) for line in lines[:2])
 
 
 def read_family(pid: int) -> list[Vitals]:
-    """Return the vitals of a process of this host, first, and of all those below it."""
+    """Return the vitals of a process of this host, first, and of all its descendants."""
     pids = [pid]
     for parent in pids:
         for thread in _entries(Path(f"/proc/{parent}/task")):
@@ -93,9 +93,10 @@ def _entries(folder: Path) -> list[Path]:
 def stacks_file() -> int:
     """Return a descriptor of a file in memory, for the stacks of a process that is about to start.
 
-    A process that writes into such a file itself shares it: who reads it has all that are below.
+    A process that writes into such a file itself shares it, so that the file contains those of all
+    descendants.
     """
-    with suppress(OSError, KeyError):  # this is no worker, or whoever had the file is gone
+    with suppress(OSError, KeyError):  # this is not a worker, or the owner of the file is gone
         return _open_shared()
     file = os.memfd_create(_FILE)
     fcntl.fcntl(file, fcntl.F_SETFL, os.O_APPEND)
@@ -103,7 +104,7 @@ def stacks_file() -> int:
 
 
 def write_stacks_to(file: int) -> None:
-    """Have this process, and those that it forks, write their stacks when :func:`take_stacks` asks.
+    """Let this process, and those that it forks, write their stacks when :func:`take_stacks` requests it.
 
     Args:
         file: an open descriptor of a file.
@@ -113,8 +114,8 @@ def write_stacks_to(file: int) -> None:
 
 
 def write_stacks_to_parents() -> None:
-    """Do as the process does that spawned this one."""
-    with suppress(OSError, KeyError):  # nobody wants them
+    """Write stacks to the same file as the process that spawned this one."""
+    with suppress(OSError, KeyError):  # nobody needs them
         _write_on_signals(_open_shared())
 
 
@@ -122,14 +123,14 @@ def _write_on_signals(file: int) -> None:
     def write_stacks(*_: object) -> None:
         faulthandler.dump_traceback(file, all_threads=True)
 
-    signal.signal(_ASKED, write_stacks)  # its thread has Python's lock, so that the others stand still
-    faulthandler.register(_FORCED, file, all_threads=True)  # also where native code keeps that lock
+    signal.signal(_ASKED, write_stacks)  # its thread has Python's lock, so the others stand still
+    faulthandler.register(_FORCED, file, all_threads=True)  # even if native code holds that lock
 
 
 def _open_shared() -> int:
-    """Open the file of the worker that this process is, or belongs to; raises OSError, KeyError.
+    """Open the file of the worker that this process is or belongs to; raises OSError, KeyError.
 
-    The process that had it may be gone, and its number another's: what is opened must be such a file.
+    Its owner may be gone, and another process may have its number, so the opened file must be checked.
     """
     name = os.environ[_STACKS]
     if not os.readlink(name).startswith(f"/memfd:{_FILE}"):
@@ -138,13 +139,13 @@ def _open_shared() -> int:
 
 
 async def take_stacks(pid: int, file: int, forced: bool) -> str:
-    """Return the stacks of a process and of all those below it that write them.
+    """Return the stacks of a process and of all descendants that write them.
 
-    One that is stopped has to run again for a moment. Those come first.
+    A stopped process has to run again for a moment; stopped ones come first.
 
     Args:
-        file: to which they write.
-        forced: whether to read those that do not answer, too. What runs meanwhile may crash of that.
+        file: the file to which they write.
+        forced: whether to read also those that do not respond. Running code may crash because of it.
     """
     found, until = [], time.monotonic() + _LIMIT
     ways = (_ASKED, _FORCED) if forced else (_ASKED,)
@@ -157,8 +158,8 @@ async def take_stacks(pid: int, file: int, forced: bool) -> str:
 
 
 async def _stacks(vitals: Vitals, file: int, ways: tuple[signal.Signals, ...]) -> str:
-    """Return the stacks of one process, from a new line on, or in the same one why there are none."""
-    if not all(_catches(vitals.pid, way) for way in ways):  # it would end of it
+    """Return the stacks of one process, after a line break, or why there are none, in the same line."""
+    if not all(_catches(vitals.pid, way) for way in ways):  # it would end because of the signal
         return " it does not run Python, or has just started\n"
     begin = os.fstat(file).st_size
     for way in ways:
@@ -172,9 +173,9 @@ async def _stacks(vitals: Vitals, file: int, ways: tuple[signal.Signals, ...]) -
 
 
 async def _written(file: int, begin: int) -> str:
-    """Wait until a file has the stacks of a process from ``begin`` on, for a while; return what it has.
+    """Wait for a while until a file contains the stacks of a process from ``begin`` on; return them.
 
-    The main thread is the last, and most begin in a module. A process may pause while it writes.
+    The main thread comes last, and most start in a module. A process may pause while it writes.
     """
     size, quiet = begin, 0
     for _ in range(_LOOKS):
@@ -187,7 +188,7 @@ async def _written(file: int, begin: int) -> str:
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for a signal."""
+    """Return whether a process has a handler for a signal."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
