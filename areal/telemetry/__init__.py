@@ -1,1 +1,1 @@
-"""Metrics, the run directory, the live display and pictures."""
+"""Metrics, the run directory, the live display and plots."""

@@ -1,4 +1,4 @@
-"""What is wrong with a run, as its metrics tell: rules over the lines of ``metrics.jsonl``, and nothing else.
+"""Detects problems of a run from its metrics: rules over the lines of ``metrics.jsonl``, and nothing else.
 
 >>> lines = [{"step": n, "reward/mean": 0.0, "reward/std": 0.0, "advantage/zero": 1.0} for n in range(1, 6)]
 >>> [alarm.name for alarm in alarms(lines)]
@@ -20,49 +20,49 @@ from areal.telemetry.scores import finite
 Lines = Sequence[dict[str, Any]]
 
 MISMATCH = "log-probability mismatch"
-"""The name of the rule that a run looks at more closely, as it knows its precision."""
+"""The name of the rule that a run checks itself more closely, because it knows its precision."""
 
 PATIENCE = 5
-"""Updates in a row that something has to be wrong in."""
+"""Number of consecutive updates that must show a problem."""
 _MEMORY = 1000
-"""Lines that are looked at: a long run takes no longer for each."""
+"""Number of lines that are examined, so that the cost does not grow with the run."""
 _LONG = 20
-"""Updates in a row, for what is unlikely rather than wrong."""
+"""Number of consecutive updates for something unlikely rather than wrong."""
 _CUT = 0.95
-"""Share of the responses that are cut off, of which it is said that they all are."""
+"""Share of truncated responses above which all count as truncated."""
 _THINKING = 0.5
-"""Share of the responses without an end of their thought, of which it is said that most have none."""
+"""Share of responses with an unfinished thought above which most count as unfinished."""
 _FAILED = 0.5
-"""Share of the episodes whose programs failed, of which it is said that most do."""
+"""Share of episodes with failed programs above which most count as failed."""
 _NO_ENTROPY = 0.005
-"""Nats; a coin that falls on one side 1,999 times in 2,000 has as many."""
+"""Entropy in nats of a coin that falls on one side 1,999 times in 2,000."""
 _COLLAPSED = 0.5
-"""Share of its best mean that a reward has fallen to."""
+"""Share of its best mean to which the reward has fallen."""
 _FEW = 32
-"""Held-out problems; with fewer the 95% interval is up to 0.35 wide or wider."""
+"""Number of held-out problems; with fewer, the 95% interval can be 0.35 wide or wider."""
 _PROBLEMS = re.compile(r"eval/.+/problems")
 _WHOLE = ("reward/mean", "reward/std")
 _EQUAL = 1e-9
-"""Standard deviation of equal rewards at most: their mean is rounded."""
+"""Maximum standard deviation of equal rewards, because their mean is rounded."""
 _MISMATCH = 0.1
-"""Nats between the log-probabilities of engine and learner, in the mean; in 16 bits as many are usual."""
+"""Mean difference in nats between the log-probabilities of engine and learner that is usual in 16 bits."""
 _HELD = 0.1
 """Share of the time in which the learner waits for groups that are near their bound."""
 _IDLE = 0.3
 """Share of the time in which the learner waits and no engine generates."""
 _MOST = 0.5
-"""Share of an episode's time that is most of it."""
+"""Share of an episode's time that counts as most of it."""
 _WAITS = 0.1
-"""Share of the time from which on it matters that the learner waits."""
+"""Share of the time above which the learner's waiting matters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something that is wrong.
+    """A problem of a run.
 
     Attributes:
-        name: of the rule, in a few words.
-        step: the update at which it was seen.
+        name: short name of the rule.
+        step: the update at which it was detected.
         line: the reason, and what to do.
     """
 
@@ -72,11 +72,11 @@ class Alarm:
 
 
 def alarms(lines: Lines, over: bool = False) -> list[Alarm]:
-    """Return what is wrong at the last of some lines.
+    """Return the problems at the last of the given lines.
 
     Args:
-        lines: of ``metrics.jsonl``, in order; any of them may lack any value.
-        over: the run is at its end: what was wrong in all of few updates counts, too.
+        lines: lines of ``metrics.jsonl``, in order; any of them may lack any value.
+        over: whether the run is over; problems in all of a few updates then count, too.
     """
     updates = [line for line in lines if finite(line, "reward/mean") is not None]
     least = max(1, min(PATIENCE, len(updates))) if over else PATIENCE
@@ -92,19 +92,19 @@ def alarms(lines: Lines, over: bool = False) -> list[Alarm]:
 
 
 class Alarms:
-    """Says each thing that is wrong with a run once."""
+    """Reports each problem of a run once."""
 
     def __init__(self, lines: Lines = ()) -> None:
         self._lines = list(lines[-_MEMORY:])
         self.seen: dict[str, Alarm] = {}
 
     def look(self, line: dict[str, Any]) -> list[Alarm]:
-        """Take the next line of ``metrics.jsonl`` and return what is wrong and was not before."""
+        """Add the next line of ``metrics.jsonl`` and return new problems."""
         self._lines = [*self._lines[1 - _MEMORY :], line]
         return self._new(alarms(self._lines))
 
     def end(self) -> list[Alarm]:
-        """Return what is wrong and was not said, now that the run is over."""
+        """Return the unreported problems at the end of the run."""
         return self._new(alarms(self._lines, over=True))
 
     def _new(self, found: list[Alarm]) -> list[Alarm]:
@@ -113,19 +113,19 @@ class Alarms:
         return new
 
     def note(self, alarm: Alarm) -> None:
-        """Count something as said that was found elsewhere, and said."""
+        """Record a problem that was detected and reported elsewhere."""
         self.seen.setdefault(alarm.name, alarm)
 
     @property
     def summary(self) -> str:
-        """All that was said, in a few words; empty if there was nothing."""
+        """All reported problems, in brief; empty if there were none."""
         return "; ".join(f"{alarm.name} (update {alarm.step})" for alarm in self.seen.values())
 
 
 def _nothing_learned(recent: Lines) -> str:
-    """All advantages are 0, or all rewards are equal, or no gradient is left."""
+    """All advantages are 0, all rewards are equal, or the gradient is 0."""
     when = _when(recent)
-    if _all(recent, "response/failed", lambda x: x == 1):  # which says it all
+    if _all(recent, "response/failed", lambda x: x == 1):  # another rule reports this
         return ""
     if _all(recent, "reward/std", lambda x: x < _EQUAL):
         if _all(recent, "reward/mean", lambda x: x == 0):
@@ -186,7 +186,7 @@ def _cut_off(recent: Lines) -> str:
 def _entropy_gone(recent: Lines) -> str:
     if not _all(recent, "policy/entropy", lambda x: x < _NO_ENTROPY):
         return ""
-    if _all(recent, "reward/std", lambda x: x < _EQUAL):  # then there is nothing left to find out
+    if _all(recent, "reward/std", lambda x: x < _EQUAL):  # then there is nothing left to explore
         return ""
     return (
         f"the policy has almost no entropy ({recent[-1]['policy/entropy']:.2g} nats) in {_when(recent)}; "
@@ -216,7 +216,7 @@ def _mismatch(recent: Lines) -> str:
 
 
 def _staleness_at_bound(recent: Lines) -> str:
-    """Enough groups were finished, but the learner had to wait for older ones, which are near their bound."""
+    """Enough groups were finished, but the learner waited for older ones that are near their bound."""
     held = _share(recent, "time/held")
     if held is None or held <= _HELD:
         return ""
@@ -229,7 +229,7 @@ def _staleness_at_bound(recent: Lines) -> str:
 
 
 def _engines_idle(recent: Lines) -> str:
-    """The learner waits for longer than the engines generate: what is above that, both did nothing."""
+    """The learner waits longer than the engines generate; in the difference, both were idle."""
     wait, busy = _share(recent, "time/wait"), _share(recent, "time/generate")
     if wait is None or busy is None or wait - busy <= _IDLE:
         return ""
@@ -256,7 +256,7 @@ def _environment_slow(recent: Lines) -> str:
 
 
 def _collapsed(updates: Lines) -> str:
-    """The reward has fallen far below its best; of a window each, so that one bad batch is none."""
+    """The mean reward of a window has fallen far below the best one's; one bad batch does not count."""
     rewards = [line["reward/mean"] for line in updates]
     if len(rewards) < 2 * PATIENCE:
         return ""
@@ -272,7 +272,7 @@ def _collapsed(updates: Lines) -> str:
 
 
 def _constant_parts(updates: Lines) -> Iterator[tuple[str, str]]:
-    """Yield each part of the reward, of several, that had one mean in many updates, and what to say of it."""
+    """Yield each part of the reward, if there are several, with a constant mean, and the message for it."""
     recent = updates[-_LONG:] if len(updates) >= _LONG else []
     names = {key for line in recent for key in line if key.startswith("reward/")} - {*_WHOLE}
     if len(names) < 2 or _all(recent, "reward/std", lambda x: x < _EQUAL):
@@ -314,7 +314,7 @@ _SLOW: dict[str, Callable[[Lines], str]] = {
     "idle engines": _engines_idle,
     "slow environment": _environment_slow,
 }
-"""What costs time: shares of many updates, since single ones say little."""
+"""Rules on lost time: shares over many updates, because single ones say little."""
 
 
 def _when(recent: Lines) -> str:
@@ -328,7 +328,7 @@ def _mean(lines: Lines, key: str) -> float | None:
 
 
 def _share(lines: Lines, key: str) -> float | None:
-    """Return the mean share of a step that something took; None: it is not known of all."""
+    """Return the mean share of something in the steps; None: it is not known for all."""
     pairs = [(finite(line, key), finite(line, "time/step")) for line in lines]
     known = [part / step for part, step in pairs if part is not None and step]
     return statistics.fmean(known) if len(known) == len(pairs) else None

@@ -1,7 +1,8 @@
-"""Keeps the screen for the display: whatever else is printed goes to a file.
+"""Reserves the screen for the display; all other output goes to a file.
 
-Redirection is of the file descriptors 1 and 2, so it holds for vLLM, for native code and for every child
-process; the Python objects ``sys.stdout`` and ``sys.stderr`` stay as they are. All is as before afterwards.
+The file descriptors 1 and 2 are redirected, so this applies to vLLM, to native code and to every child
+process; the Python objects ``sys.stdout`` and ``sys.stderr`` do not change. Afterwards the redirection is
+undone.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 _TAIL = 40
 _LOOKED_AT = 2**20
-"""Bytes at the end of the output in which the cause of a failure is looked for."""
+"""Number of bytes at the end of the output that are searched for the cause of a failure."""
 _ERROR = re.compile(r"^(?:.*[\s\]])?((?:[\w.]*(?:Error|Exception)|Fatal Python error): .+)$", re.MULTILINE)
-# Ctrl-C reaches a coroutine as a cancellation. None of these is explained by what the engine printed.
+# Ctrl-C reaches a coroutine as a cancellation. The engine's output explains none of these.
 _EXPECTED = (
     UserError,
     WorkerLost,
@@ -42,12 +43,12 @@ _EXPECTED = (
 def capture(directory: RunDirectory | None) -> Iterator[TextIO]:
     """Send all output of this process and its children to the run's ``engine.log``; yield the real terminal.
 
-    The package's own log goes to the run's ``areal.log``. Without a directory the output is kept aside, and
-    its end is shown if the block fails unexpectedly.
+    The package's own log goes to the run's ``areal.log``. Without a directory the output is kept, and its end
+    is shown if the block fails unexpectedly.
 
     Raises:
         UserError: the files cannot be written.
-        EngineLost: the block raised it; its message has the last error that was printed, too.
+        EngineLost: the block raised it; its message includes the last printed error.
     """
     with ExitStack() as stack:
         terminal = stack.enter_context(_real_terminal())
@@ -63,9 +64,9 @@ def capture(directory: RunDirectory | None) -> Iterator[TextIO]:
 
 
 def _explained(failure: EngineLost, output: bytes, directory: RunDirectory | None) -> str:
-    """Return in one line what the failure is, and the last error of the output that is not just its echo.
+    """Return in one line the failure, and the last error of the output that does not merely repeat it.
 
-    A failure that has said its cause needs no other.
+    A failure that names its cause needs no other.
     """
     errors = [e for e in _ERROR.findall(output.decode(errors="replace")) if "EngineCore" not in e]
     cause = ""
@@ -79,7 +80,7 @@ def _explained(failure: EngineLost, output: bytes, directory: RunDirectory | Non
 
 @contextmanager
 def _real_terminal() -> Iterator[TextIO]:
-    if not _is_on(sys.stderr, 2):  # a notebook shows what is written to the object, not to the descriptor
+    if not _is_on(sys.stderr, 2):  # a notebook shows output of the object, not of the descriptor
         yield sys.stderr
         return
     encoding = sys.stderr.encoding or "utf-8"
@@ -89,7 +90,7 @@ def _real_terminal() -> Iterator[TextIO]:
 
 
 class _Terminal(io.FileIO):
-    """A terminal that may be gone, or a file on a full disk: a run goes on without anybody who looks."""
+    """A terminal that may be gone, or a file on a full disk; a run continues without either."""
 
     def write(self, data: Any) -> int:
         try:
@@ -101,7 +102,7 @@ class _Terminal(io.FileIO):
 def _is_on(stream: TextIO, descriptor: int) -> bool:
     try:
         return stream.fileno() == descriptor
-    except (OSError, ValueError, AttributeError):  # no real file
+    except (OSError, ValueError, AttributeError):  # not a real file
         return False
 
 
@@ -171,5 +172,5 @@ def _redirected(target: int) -> Iterator[None]:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # closed, or none
+        with suppress(OSError, ValueError, AttributeError):  # closed or absent
             stream.flush()

@@ -1,4 +1,4 @@
-"""Text that others wrote, for a terminal: nothing of it moves the cursor, changes colours, hides letters."""
+"""Makes foreign text safe for a terminal: it cannot move the cursor, change colours, or hide characters."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import unicodedata
 
 _KEPT = "\n\t"
 _HIDES = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Categories of Unicode: control, format (such as the order of writing), surrogates, separators of lines."""
+"""Unicode categories: control, format (such as writing direction), surrogates, line separators."""
 _JOINS = "\u200c\u200d"
-"""What some scripts and emoji are written with; alone it does no harm."""
+"""Characters that some scripts and emoji require; they are harmless by themselves."""
 
 
 def plain(text: str) -> str:
-    r"""Return a text with everything escaped that a terminal does not show as a letter.
+    r"""Return a text with everything escaped that a terminal does not show as a character.
 
     >>> plain("red \x1b[31m \u202e tide\n")
     'red \\x1b[31m \\u202e tide\n'

@@ -1,4 +1,4 @@
-"""The learning curve: one picture that says whether the run learned, and how asynchronous it was."""
+"""The learning curve: a plot that shows whether the run learned, and how asynchronous it was."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours: told apart with every kind of colour vision.
+# Okabe and Ito's colours, which are distinguishable with every kind of colour vision.
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 _EVALUATION_COLOURS = (_ORANGE, _GREEN, _PURPLE)
 
@@ -29,7 +29,7 @@ def plot_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
 
 def learning_curve(metrics: list[dict[str, Any]], title: str) -> Figure:
     """Draw reward and held-out accuracy, and below them staleness and overlap; a line may lack any value."""
-    # Figure, not pyplot: no window system, no global state, and it works on any thread.
+    # Figure instead of pyplot: no window system, no global state, and it works on any thread.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -64,7 +64,7 @@ def learning_curve(metrics: list[dict[str, Any]], title: str) -> Figure:
 
 
 def _series(metrics: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the lines that have a finite one."""
+    """Return steps and values of the lines with a finite value."""
     points = [
         (line["step"], value)
         for line in metrics
@@ -79,7 +79,7 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     steps, values = _series(metrics, key)
     if len(steps):
-        # One point makes no line.
+        # A single point is not a line.
         marker = "o" if len(steps) == 1 else None
         axes.plot(
             steps, values, **{"color": colour, "linewidth": 1.3, "marker": marker, "label": label, **style}
@@ -101,7 +101,7 @@ def _draw_reward(axes: Axes, metrics: list[dict[str, Any]]) -> None:
 
 
 def _smooth(values: np.ndarray, half: int) -> np.ndarray:
-    """Mean of each value and ``half`` on either side; at the ends, of those that there are."""
+    """Return the mean of each value and ``half`` values on either side; fewer at the ends."""
     return np.array([values[max(0, i - half) : i + half + 1].mean() for i in range(len(values))])
 
 
@@ -123,20 +123,20 @@ def _draw_evaluations(axes: Axes, metrics: list[dict[str, Any]]) -> None:
             color=_EVALUATION_COLOURS[number % len(_EVALUATION_COLOURS)],
             marker="o",
             markersize=6,
-            linestyle="none",  # nothing was measured between the points
+            linestyle="none",  # there are no measurements between the points
             capsize=4,
             label=f"held-out accuracy, 95% interval ({match['env']}, avg@{match['samples']})",
         )
 
 
 def _bound(line: dict[str, Any], key: str, side: str) -> float:
-    """One end of the error bar; without one the bar has no length."""
+    """Return one end of the error bar; without a bound the bar has no length."""
     value = finite(line, f"{key}/{side}")
     return line[key] if value is None else value
 
 
 def _legend_above(*panels: Axes) -> None:
-    """Name everything that is drawn in one place above it, where it hides nothing."""
+    """Draw one legend above the panels, where it covers nothing."""
     found = [axes.get_legend_handles_labels() for axes in panels]
     handles = [handle for handles, _ in found for handle in handles]
     labels = [label for _, labels in found for label in labels]
@@ -147,7 +147,7 @@ def _legend_above(*panels: Axes) -> None:
 
 
 def main(run: str, title: str) -> None:
-    """Draw the curve of a run that goes on, and leave the processor to the run."""
+    """Draw the curve of a running run, with low priority."""
     from areal.telemetry.run_directory import RunDirectory, read_metrics
 
     os.nice(19)

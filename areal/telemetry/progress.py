@@ -1,6 +1,6 @@
-"""What a person sees of a run: one display on a terminal, a line now and then anywhere else, or nothing.
+"""The display of a run: live on a terminal, occasional lines elsewhere, or nothing.
 
-No metric is needed: what is not there is not shown.
+No metric is required; missing ones are not shown.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _SPARKLINE = 24  # characters
-_LINES = 20  # about so many progress lines in a whole run, without a terminal
-_QUIET = 10.0  # seconds between status lines that differ only in their numbers
-_WIDEST = 100  # columns: a longer bar says no more
+_LINES = 20  # approximate number of progress lines in a whole run, without a terminal
+_QUIET = 10.0  # seconds between status lines that only differ in their numbers
+_WIDEST = 100  # columns; a longer bar is not more informative
 _ROWS = (
     ("staleness", {"staleness/mean": "mean", "staleness/max": "max"}, "{:.3g}"),
     ("tokens/s", {"throughput/tokens_per_s": "generated", "learner/tokens_per_s": "trained"}, "{:,.0f}"),
@@ -37,14 +37,14 @@ _TROUBLE = {
     "rollout/verifier_faults": "{:,.0f} verifier faults",
     "rollout/env_faults": "{:,.0f} environment faults",
 }
-"""Shown from the first one on."""
+"""Values that are shown from the first one on."""
 
 
 class Progress:
-    """Shows a run; a context manager, which leaves the terminal as it found it.
+    """Shows a run; a context manager, which restores the terminal at the end.
 
     Args:
-        total_steps: updates of the whole run; 0 if there are none to count.
+        total_steps: number of updates of the whole run; 0 if it is unknown.
     """
 
     def __init__(self, total_steps: int, title: str, enabled: bool, terminal: TextIO) -> None:
@@ -76,7 +76,7 @@ class Progress:
         self._live, self._enabled = None, False
 
     def remember(self, lines: list[dict[str, Any]]) -> None:
-        """Take what a run that goes on has shown before: ``lines`` are of its ``metrics.jsonl``."""
+        """Restore the history of a resumed run; ``lines`` are those of its ``metrics.jsonl``."""
         for line in lines:
             self._take(line)
 
@@ -90,10 +90,10 @@ class Progress:
                 self._write(self._line())
 
     def _take(self, metrics: dict[str, Any]) -> bool:
-        """Note metrics; say whether they are of an update."""
+        """Store metrics; return whether they belong to an update."""
         self._take_accuracy(metrics)
         others = [key for key in metrics if not key.startswith("eval/")]
-        if not metrics or (others == ["step"] and len(metrics) > 1):  # an evaluation is no update
+        if not metrics or (others == ["step"] and len(metrics) > 1):  # an evaluation is not an update
             return False
         self._metrics = dict(metrics)
         self._step = int(finite(metrics, "step") or self._step)
@@ -104,7 +104,7 @@ class Progress:
         return True
 
     def status(self, text: str) -> None:
-        """Say what is going on now; the next update takes it away."""
+        """Show the current activity, until the next update."""
         self._status = text
         if self._live is None:
             kind, now = re.sub(r"\d+", "", text), time.monotonic()
@@ -114,9 +114,9 @@ class Progress:
                 self._write(text)
 
     def message(self, text: str) -> None:
-        """Say something that stays, above the display."""
+        """Show a permanent message, above the display."""
         if self._live is not None:
-            # soft_wrap: a path stays in one piece for whoever copies it.
+            # soft_wrap keeps a path in one piece for copying.
             self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             self._write(text)
@@ -165,7 +165,7 @@ class Progress:
         return _clock(sum(recent) / len(recent) * (self._total - self._step))
 
     def _rows(self) -> list[tuple[str, str]]:
-        """Name and value of all that the display shows, in its order."""
+        """Return name and value of everything that the display shows, in order."""
         number = {key: value for key in self._metrics if (value := finite(self._metrics, key)) is not None}
         rows = []
         if self._rewards:
@@ -198,10 +198,10 @@ class Progress:
         from rich.spinner import Spinner
 
         console = Console(file=self._terminal, force_jupyter=False)
-        if console.is_dumb_terminal:  # cannot move its cursor
+        if console.is_dumb_terminal:  # cannot move the cursor
             return
         spinner = Spinner("dots")
-        # Descriptors 1 and 2 are where areal.telemetry.logs put them: rich must not take them as well.
+        # areal.telemetry.logs has redirected descriptors 1 and 2, so rich must not redirect them as well.
         self._live = Live(
             console=console,
             get_renderable=lambda: self._render(console, spinner),
@@ -226,7 +226,7 @@ class Progress:
         return Constrain(Group(*parts), _WIDEST)
 
     def _fit(self, console: Console) -> None:
-        """Follow the size of our terminal: rich would ask descriptors 1 and 2, which are files here."""
+        """Follow the size of our terminal, because rich would ask descriptors 1 and 2, here files."""
         try:
             size = os.get_terminal_size(self._terminal.fileno())
         except OSError:
@@ -252,7 +252,7 @@ class Progress:
 
         table = Table.grid(padding=(0, 2))
         rows = self._rows()
-        # Where there is little room the values take more lines, and nothing is cut off.
+        # If there is little room, the values take more lines, and nothing is truncated.
         table.add_column(style="cyan", min_width=max((len(name) for name, _ in rows), default=0))
         table.add_column(overflow="fold")
         for name, value in rows:
@@ -261,7 +261,7 @@ class Progress:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """Draw the course of some numbers, lowest to highest, in at most ``width`` characters."""
+    """Draw a series of numbers, lowest to highest, in at most ``width`` characters."""
     cells = min(width, len(values))
     means = []
     for cell in range(cells):

@@ -1,28 +1,28 @@
-"""The folder of a run: everything a run writes is in it, and no run ever writes over another.
+"""The folder of a run, which contains everything that the run writes; runs never overwrite each other.
 
 - ``config.yaml``: the whole configuration;
 - ``metrics.jsonl``: one line for each update and for each evaluation;
 - ``starts.jsonl``: one line for each start or resumption: configuration, weights, threads, version of torch;
-- ``events.jsonl``: one line for each moment that matters besides metrics: a part was lost, or was started
-  again; the learner published a version of the weights, or an engine loaded one; the types of its layers,
-  where it quantises them;
+- ``events.jsonl``: one line for each important event besides metrics: a part was lost or restarted; the
+  learner published a version of the weights, or an engine loaded one; the types of an engine's layers, if it
+  quantises them;
 - ``replays/replay``, ``replay-2``, …: metrics of a replay;
 - ``evaluations/step-000000.json``: the whole report of the evaluation after that update;
-- ``rollouts/step-000001.jsonl``: what the update consumed, one line for each group;
-- ``tokens/step-000001.jsonl``: what the update computed of each token of a few rollouts, one line for each
+- ``rollouts/step-000001.jsonl``: the batch of the update, one line for each group;
+- ``tokens/step-000001.jsonl``: the update's values for each token of a few rollouts, one line for each
   conversation;
-- ``journal``: the groups that are in flight or wait to be consumed, should the run be killed;
-- ``areal.log``, ``engine.log``: our log, and whatever vLLM and the environments print;
-- ``status.json``: what the run does now (areal.telemetry.status);
-- ``stall.txt``, ``stall-2.txt``, …: who waited for what, and all stacks, when something stood still;
-- ``checkpoints/``: what a stopped run goes on from;
-- ``model/``: the final model; ``adapter/`` beside it, where one was trained;
+- ``journal``: the groups that are in flight or wait to be consumed, in case the run is killed;
+- ``areal.log``, ``engine.log``: areal's log, and the output of vLLM and the environments;
+- ``status.json``: the current status of the run (areal.telemetry.status);
+- ``stall.txt``, ``stall-2.txt``, …: which parts waited for what, and all stacks, when something stalled;
+- ``checkpoints/``: the checkpoints from which a stopped run can resume;
+- ``model/``: the final model, and beside it ``adapter/`` if an adapter was trained;
 - ``curve.png``: the learning curve;
-- ``trackers/``: the names that experiment trackers have for the run, and beside it the folders
-  ``tensorboard``, ``wandb`` and ``swanlab`` of those that write files.
+- ``trackers/``: the names of the run in experiment trackers; beside it the folders ``tensorboard``, ``wandb``
+  and ``swanlab`` of trackers that write files.
 
-Files other than logs and metrics appear under their names only when they are whole; the lines of
-``metrics.jsonl`` are valid JSON, but for the last one if the machine went down while it was written.
+Files other than logs and metrics appear under their names only when they are complete. The lines of
+``metrics.jsonl`` are valid JSON, except for the last one if the machine crashed while it was written.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from areal.errors import UserError
 from areal.registry import env_label
 
 LATEST = "latest"
-"""The name of the link to the newest run, beside the runs."""
+"""Name of the link to the newest run, beside the runs."""
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -57,23 +57,23 @@ EVENTS = "events.jsonl"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """A run's folder. Whatever writes into it raises a UserError where the disk is full.
+    """The folder of a run. Writing to it raises a UserError if the disk is full.
 
     Attributes:
-        path: the folder; :meth:`create` and :meth:`open` make sure that it is there.
+        path: the folder, which :meth:`create` and :meth:`open` ensure to exist.
     """
 
     path: Path
 
     @classmethod
     def create(cls, config: Config) -> RunDirectory:
-        """Make a new folder below ``config.output``, with the configuration in it.
+        """Create a new folder below ``config.output``, and save the configuration in it.
 
-        Its name is ``config.name``, or made of environment, model and local time. Two runs never get the same
-        folder, even when they start at the same moment.
+        Its name is ``config.name``, or consists of environment, model and local time. Two runs never get the
+        same folder, even if they start at the same moment.
 
         Raises:
-            UserError: the name is taken or no file name, or nothing can be written there.
+            UserError: the name is taken or invalid, or the folder cannot be written.
         """
         root = config.output
         try:
@@ -98,13 +98,13 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | Path, nor: str = "") -> RunDirectory:
-        """Return an existing run's folder; a link such as ``runs/latest`` is followed now and for good.
+        """Return the folder of an existing run; a link such as ``runs/latest`` is resolved once.
 
         Args:
-            nor: what else the folder is not, for the message that says that there is no run.
+            nor: what else the folder is not, for the error message.
 
         Raises:
-            UserError: there is no run.
+            UserError: there is no run in the folder.
         """
         try:
             found = (Path(path) / CONFIG).is_file()
@@ -122,56 +122,56 @@ class RunDirectory:
 
     @property
     def engine_log(self) -> Path:
-        """What vLLM, its processes and the environments print."""
+        """The output of vLLM, its processes and the environments."""
         return self.path / "engine.log"
 
     @property
     def journal(self) -> Path:
-        """What has become of each group since it was admitted."""
+        """The journal of all groups since their admission."""
         return self.path / "journal"
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def model(self) -> Path:
-        """Folder of the final model."""
+        """The folder of the final model."""
         return self.path / "model"
 
     @property
     def curve(self) -> Path:
-        """The learning curve, a picture."""
+        """The plot of the learning curve."""
         return self.path / "curve.png"
 
     def check(self) -> None:
         """Check that the folder is still there; raise a UserError if it is not.
 
-        A library that writes below it may have made it anew, without what was in it.
+        A library that writes below it may have recreated it, without its content.
         """
         with self._one_line():
             if not (self.path / CONFIG).exists():
                 raise disk.gone(self.path)
 
     def go_on(self, config: Config, version: int) -> None:
-        """Go on after update ``version``: remove the records of later updates, and save the configuration."""
+        """Resume after update ``version``: remove records of later updates, and save the configuration."""
         with self._one_line():
             self.truncate_metrics(version + 1)
             self.save_config(config)
 
     def new_report(self) -> Path:
-        """Return the file for a report of what stood still: ``stall.txt``, or the next free one."""
+        """Return the file for a report on a stall: ``stall.txt``, or the next free name."""
         names = itertools.chain(["stall.txt"], (f"stall-{number}.txt" for number in itertools.count(2)))
         return next(path for name in names if not (path := self.path / name).exists())
 
     def save_config(self, config: Config) -> None:
-        """Keep the configuration that a resumed run goes on with."""
+        """Save the configuration of the resumed run."""
         write_whole(self.path / CONFIG, [dump_config(config)])
 
     @property
     def metrics_size(self) -> int:
-        """Bytes of ``metrics.jsonl``."""
+        """Size of ``metrics.jsonl`` in bytes."""
         path = self.path / METRICS
         return path.stat().st_size if path.exists() else 0
 
@@ -180,10 +180,10 @@ class RunDirectory:
         self._append(METRICS, metrics)
 
     def log_rollouts(self, step: int, lines: Iterable[str]) -> None:
-        """Write what update number ``step`` consumed; the metrics until then are on the disk before it.
+        """Write the batch of update number ``step``; the metrics before it are on disk first.
 
         Args:
-            lines: of JSON, one for each group.
+            lines: lines of JSON, one for each group.
         """
         self.check()
         with self._one_line():
@@ -193,10 +193,10 @@ class RunDirectory:
             write_whole(self._rollouts / f"step-{step:06d}.jsonl", lines)
 
     def log_token_values(self, step: int, lines: Iterable[str]) -> None:
-        """Write what update number ``step`` computed of tokens, before what it consumed is written.
+        """Write the token values of update number ``step``, before its batch is written.
 
         Args:
-            lines: of JSON, one for each conversation.
+            lines: lines of JSON, one for each conversation.
         """
         self.check()
         with self._one_line():
@@ -204,29 +204,29 @@ class RunDirectory:
             write_whole(self._tokens / f"step-{step:06d}.jsonl", lines)
 
     def read_token_values(self, step: int) -> list[dict[str, Any]]:
-        """Return what :meth:`log_token_values` has written; nothing if that is not there."""
+        """Return the result of :meth:`log_token_values`; empty if there is none."""
         return _read_lines(self._tokens / f"step-{step:06d}.jsonl")
 
     def write_report(self, step: int, report: dict[str, Any]) -> None:
-        """Keep the whole report of the evaluation after update ``step``, as plain data."""
+        """Save the whole report of the evaluation after update ``step``, as plain data."""
         with self._one_line():
             self._reports.mkdir(exist_ok=True)
             write_whole(self._reports / f"step-{step:06d}.json", [json_line(report)])
 
     def read_report(self, step: int) -> dict[str, Any] | None:
-        """Return the report that :meth:`write_report` has written, if there is one."""
+        """Return the report from :meth:`write_report`, if there is one."""
         try:
             return json.loads((self._reports / f"step-{step:06d}.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
 
     def log_start(self, start: dict[str, Any]) -> None:
-        """Append a start: what the updates from ``start["step"]`` on depend on besides their batches."""
+        """Append a start: what the updates from ``start["step"]`` depend on besides their batches."""
         self._append(_STARTS, start)
 
     def starts(self) -> list[dict[str, Any]]:
-        """Return the starts in order; each one overrides those before it, from its step on."""
-        self.check()  # a folder that is gone is no run without starts
+        """Return the starts in order; each one replaces the earlier ones, from its step on."""
+        self.check()  # a missing folder is different from a run without starts
         return _read_lines(self.path / _STARTS)
 
     def log_event(self, event: str, **fields: Any) -> None:
@@ -243,14 +243,14 @@ class RunDirectory:
         return _read_lines(self.path / EVENTS)
 
     def recorded_steps(self) -> list[int]:
-        """Numbers of the updates whose batches are recorded, in order."""
+        """Return the numbers of the updates with recorded batches, in order."""
         return sorted(_numbered(self._rollouts))
 
     def read_rollouts(self, step: int) -> list[dict[str, Any]]:
-        """Read what update number ``step`` consumed, one dict for each group.
+        """Read the batch of update number ``step``, one dict for each group.
 
         Raises:
-            UserError: it is not recorded.
+            UserError: the batch is not recorded.
         """
         file = self._rollouts / f"step-{step:06d}.jsonl"
         try:
@@ -260,7 +260,7 @@ class RunDirectory:
             raise disk.explained(error, self.path) or missing from error
 
     def new_replay(self, config: Config) -> RunDirectory:
-        """Make the next free folder below ``replays``, with the configuration in it."""
+        """Create the next free folder below ``replays``, and save the configuration in it."""
         with self._one_line():
             root = self.path / "replays"
             root.mkdir(exist_ok=True)
@@ -274,7 +274,7 @@ class RunDirectory:
             file.write(json_line(data))
 
     def truncate_metrics(self, step: int) -> None:
-        """Remove what is recorded of the updates from ``step`` on: the resumed run writes it anew."""
+        """Remove the records of the updates from ``step`` on, which the resumed run writes again."""
         with self._one_line():
             if (self.path / METRICS).exists():
                 kept = [line for line in read_metrics(self.path) if line.get("step", -1) < step]
@@ -301,20 +301,20 @@ class RunDirectory:
 
 
 def _as_given(path: Path) -> Path:
-    """Return where a path leads to now; it stays relative if it was that and lies below this folder."""
+    """Resolve a path; it stays relative if it is relative and lies below the current folder."""
     found = path.resolve()
     inside = not path.is_absolute() and found.is_relative_to(Path.cwd().resolve())
     return found.relative_to(Path.cwd().resolve()) if inside else found
 
 
 def _numbered(folder: Path) -> dict[int, Path]:
-    """Return the files of a folder by the step that each is of."""
+    """Return the files of a folder by step."""
     found = ((file.stem.removeprefix("step-"), file) for file in folder.glob("step-*.json*"))
     return {int(number): file for number, file in found if number.isdigit()}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read ``metrics.jsonl`` of a run directory; a line that was cut off is left out."""
+    """Read ``metrics.jsonl`` of a run directory; an incomplete line is skipped."""
     return _read_lines(path / METRICS)
 
 
@@ -327,7 +327,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def parsed(line: str | bytes) -> dict[str, Any] | None:
-    """Return a line of a file of JSON lines; None: it was cut off."""
+    """Parse a line of a JSON lines file; None: it is incomplete."""
     try:
         metrics = json.loads(line)
     except ValueError:
@@ -339,12 +339,12 @@ def json_line(data: dict[str, Any]) -> str:
     """Return data as a line of JSON; infinities and NaN become null."""
     try:
         return json.dumps(data, allow_nan=False) + "\n"
-    except (ValueError, TypeError):  # rare, so the usual case is not slowed by looking at every number
+    except (ValueError, TypeError):  # rare, so the usual case does not check every number
         return json.dumps(_plain(data), allow_nan=False) + "\n"
 
 
 def _plain(value: Any) -> Any:
-    """Make JSON of infinities, NaN and NumPy's numbers."""
+    """Convert infinities, NaN and NumPy's numbers for JSON."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -363,7 +363,7 @@ def _name(config: Config) -> str:
 
 
 def dated_name(*parts: str) -> str:
-    """Return a file name of these parts and the local time."""
+    """Return a file name from these parts and the local time."""
     slugs = (*map(slug, parts), time.strftime("%Y%m%d-%H%M%S"))
     return "-".join(slug for slug in slugs if slug)
 
@@ -374,7 +374,7 @@ def slug(text: str) -> str:
 
 
 def _make(root: Path, name: str) -> Path:
-    """Make ``root/name``, or with the first free number after it."""
+    """Create ``root/name``, or the first free name with a number."""
     for number in itertools.count(1):
         path = root / (name if number == 1 else f"{name}-{number}")
         with suppress(FileExistsError):
@@ -384,15 +384,15 @@ def _make(root: Path, name: str) -> Path:
 
 
 def new_folder(root: Path, name: str | None, otherwise: str, command: str) -> Path:
-    """Make a folder below ``root`` that was not there.
+    """Create a new folder below ``root``.
 
     Args:
-        name: the wanted one; None: ``otherwise``, or with the first free number after it.
-        otherwise: the name where none is wanted.
-        command: of areal, that goes on with a folder of its.
+        name: the requested name; None: ``otherwise``, or the first free name with a number.
+        otherwise: the name if none is requested.
+        command: the command of areal that resumes an existing folder.
 
     Raises:
-        UserError: the wanted name is taken, or no file name.
+        UserError: the requested name is taken or invalid.
     """
     if name is None:
         return _make(root, otherwise)
@@ -409,7 +409,7 @@ def new_folder(root: Path, name: str | None, otherwise: str, command: str) -> Pa
 
 
 def _meant(path: Path) -> str:
-    """Return which run a path may mean, of those beside it and in ``runs``."""
+    """Return the run that a path may mean, among those beside it and in ``runs``."""
     runs = [file.parent for folder in (Path("runs"), path.parent) for file in folder.glob(f"*/{CONFIG}")]
     by_name = {run.name: run for run in runs}
     close = difflib.get_close_matches(path.name, by_name, n=1)
@@ -421,7 +421,7 @@ def _point_latest(root: Path, name: str) -> None:
     if link.exists() and not link.is_symlink():
         return
     partial = root / f".{LATEST}-{name}"
-    with suppress(OSError):  # a convenience; some file systems have no links
+    with suppress(OSError):  # only a convenience; some file systems have no links
         partial.symlink_to(name)
         partial.replace(link)
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Held-out scores of a run by update, as its metrics have them."""
+"""The held-out scores of a run by update, from its metrics."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 SCORE = re.compile(r"eval/(?P<env>.+)/avg@(?P<samples>\d+)")
-"""The name of a held-out score among the metrics."""
+"""Pattern of the names of held-out scores in the metrics."""
 
 
 def finite(line: Mapping[str, Any], key: str) -> float | None:
-    """Return what a line of ``metrics.jsonl`` has under a name, if it is a finite number."""
+    """Return the value of a name in a line of ``metrics.jsonl``, if it is a finite number."""
     value = line.get(key)
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def score_key(line: Mapping[str, Any]) -> str:
-    """Return the name of a line's score; of a mixture that of the whole; empty: none."""
+    """Return the name of a line's score; for a mixture, that of the whole; empty: there is none."""
     return next(filter(SCORE.fullmatch, line), "")
 
 
 def score_of(line: Mapping[str, Any]) -> float | None:
-    """Return the held-out score that a line of ``metrics.jsonl`` has; of a mixture that of the whole."""
+    """Return the held-out score in a line of ``metrics.jsonl``; for a mixture, that of the whole."""
     return finite(line, score_key(line))
 
 
@@ -33,5 +33,5 @@ def scores_of(lines: Iterable[Mapping[str, Any]]) -> dict[int, float]:
 
 
 def best_of(scores: Mapping[int, float]) -> int | None:
-    """Return the update with the best score; of equal ones the last, which has learned the most."""
+    """Return the update with the best score; of several, the last one, which has learned the most."""
     return max(scores, key=lambda step: (scores[step], step), default=None)

@@ -1,7 +1,7 @@
 """The status of a run, which other processes read: ``status.json`` in the run directory.
 
-The file holds plain data and is written every second. It is replaced as a whole, so that a reader on any host
-that shares the folder never sees half of it.
+The file contains plain data and is written every second. It is replaced as a whole, so that a reader on any
+host that shares the folder never sees an incomplete file.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def write_status(folder: Path, status: dict[str, Any]) -> None:
 
 
 def identity() -> dict[str, Any]:
-    """Return what identifies this process as the one that writes a status."""
+    """Return data that identify this process as the writer of a status."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "began": _began(os.getpid())}
 
 
 def read_status(folder: Path) -> dict[str, Any]:
-    """Return the status of a run, with its ``state`` and its ``age`` in seconds, as they are seen from here.
+    """Return the status of a run, with its current ``state`` and its ``age`` in seconds.
 
     The state is ``running``, ``suspended`` (Ctrl-Z), ``ended``, or ``lost``, which means that the run has
-    ended without saying so.
+    ended without a report.
 
     Raises:
         UserError: there is no status.
@@ -73,7 +73,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def _began(pid: int) -> str:
-    """Return when a process began, in the kernel's ticks, which tells apart processes of the same number."""
+    """Return the start time of a process, in kernel ticks, to distinguish processes with the same number."""
     fields = _stat(pid)
     return fields[19] if fields else ""
 
@@ -143,7 +143,7 @@ def worker_rows(status: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str
 
 
 def span(seconds: float) -> str:
-    """Return a time in a few characters."""
+    """Return a duration in a few characters."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""Tables for terminals of any width: where a row does not fit, each row is a small table of its own."""
+"""Tables for terminals of any width; if a row does not fit, each row becomes a small table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 _LEAST = 12
-"""Characters in which the last column can still be read, on several lines."""
+"""Minimum width of the last column for reading it on several lines, in characters."""
 
 
 def fitted(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> list[Table]:
-    """Return the tables that show some rows in ``width`` characters, text as it is; nothing is cut off."""
+    """Return the tables that show some rows in ``width`` characters, text unchanged; nothing is truncated."""
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
@@ -44,7 +44,7 @@ def fitted(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: 
 
 
 def lines(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> list[str]:
-    """Return the lines of :func:`fitted`, as plain text that leaves room for two characters before it."""
+    """Return the lines of :func:`fitted` as plain text, with room for an indentation of two characters."""
     from rich.console import Console
 
     console = Console(color_system=None, highlight=False)

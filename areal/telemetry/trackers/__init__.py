@@ -1,1 +1,1 @@
-"""Sends a run to experiment trackers, beside the files of its run directory."""
+"""Sends a run to experiment trackers, in addition to the files of its run directory."""

@@ -1,4 +1,4 @@
-"""What a tracker does for a run. All calls come from one thread, and may raise anything."""
+"""The interface of a tracker. All calls come from one thread, and may raise anything."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any, Protocol
 from areal.trajectory import Group
 
 PROJECT = "areal"
-"""Under which name a tracker has the runs, where its own environment gives no other."""
+"""Project name of the runs, unless the tracker's own environment gives another one."""
 
 
 EVERY = 10
-"""Updates from one sample of rollouts to the next."""
+"""Number of updates between two samples of rollouts."""
 _SAMPLED = 4
-"""Groups of which a sample has an episode."""
+"""Number of groups from which a sample has an episode."""
 _LONGEST = 4000
-"""Characters of an episode in it."""
+"""Maximum characters of an episode in a sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
-    """What an update learned from.
+    """The batch of an update.
 
     Attributes:
         step: number of the update.
-        groups: all of them.
-        decode: makes text of tokens.
+        groups: all groups.
+        decode: converts tokens to text.
     """
 
     step: int
@@ -35,7 +35,7 @@ class Consumed:
     decode: Callable[[list[int]], str]
 
     def sample(self) -> list[dict[str, Any]]:
-        """Return an episode each of the first groups, as rows with the same keys; the last is a text."""
+        """Return one episode of each of the first groups, as rows with equal keys; the last value is text."""
         rows = []
         for group in self.groups[:_SAMPLED]:
             episode = group.episodes[0]
@@ -46,44 +46,44 @@ class Consumed:
 
 
 class Tracker(Protocol):
-    """Takes what happens in a run.
+    """Receives the events of a run.
 
     Attributes:
-        link: where a person sees the run, a URL or a path; known once it has started.
-        every: updates from one call of ``rollouts`` to the next; the first update is one of them.
+        link: where a person sees the run, a URL or a path; known after its start.
+        every: number of updates between two calls of ``rollouts``, starting with the first update.
     """
 
     link: str
     every: int = EVERY
 
     def start(self, config: dict[str, Any], run_id: str | None, version: int) -> str:
-        """Begin a run, or go on with one.
+        """Begin or resume a run.
 
         Args:
             config: the configuration, nested, as plain data.
-            run_id: what this returned when the run began; None: the run is new.
-            version: the update that the run goes on after; later ones may be there, and are made again.
+            run_id: the result of this method when the run began; None: the run is new.
+            version: the update after which the run resumes; later ones may exist, and are repeated.
 
         Returns:
-            The tracker's name for the run.
+            The tracker's id of the run.
         """
         ...
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Take metrics of update number ``step``. An evaluation's may come after those of later updates."""
+        """Receive metrics of update number ``step``. Those of evaluations may come late."""
         ...
 
     def rollouts(self, consumed: Consumed) -> None:
-        """Take rollouts of what an update learned from, as many as make sense here."""
+        """Receive rollouts from the batch of an update; the tracker chooses how many to keep."""
         ...
 
     def finish(self, succeeded: bool) -> None:
-        """End the run, once all that was given is written or sent."""
+        """End the run when everything is written or sent."""
         ...
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return rollouts as Markdown: a line of numbers for each, and its last value, a text, as it stands."""
+    """Return rollouts as Markdown: a line of numbers for each, and its last value, a text, unchanged."""
     parts = []
     for row in rows:
         *known, (_, text) = row.items()

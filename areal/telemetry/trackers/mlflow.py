@@ -1,4 +1,4 @@
-"""MLflow: where ``MLFLOW_TRACKING_URI`` says, or where MLflow itself keeps runs."""
+"""MLflow, at ``MLFLOW_TRACKING_URI`` or at MLflow's default location."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from areal.telemetry.trackers.interface import PROJECT, Consumed, Tracker
 
 _PARAMETERS = 100
-"""How many settings the server takes at once."""
+"""Maximum number of settings that the server accepts at once."""
 _LONGEST = 6000
-"""Characters of a setting that it takes."""
+"""Maximum characters of a setting that the server accepts."""
 
 
 class Mlflow(Tracker):
@@ -26,7 +26,7 @@ class Mlflow(Tracker):
         self._name = directory.name
 
     def start(self, config: dict[str, Any], run_id: str | None, version: int) -> str:
-        """Begin a run, or go on with it: its settings stay, and ``config.json`` has those of now."""
+        """Begin or resume a run: its settings stay, and ``config.json`` contains the current ones."""
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -50,7 +50,7 @@ class Mlflow(Tracker):
         return self._run_id
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Log the metrics; what MLflow allows in no name becomes ``_``, as the ``@`` of ``avg@8``."""
+        """Log the metrics; characters that MLflow does not allow, such as ``@``, become ``_``."""
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
@@ -60,7 +60,7 @@ class Mlflow(Tracker):
         self._client.log_batch(self._run_id, metrics=values)
 
     def rollouts(self, consumed: Consumed) -> None:
-        """Keep the episodes as an artifact."""
+        """Save the episodes as an artifact."""
         text = json.dumps(consumed.sample(), indent=2, ensure_ascii=False)
         self._client.log_text(self._run_id, text, f"rollouts/step-{consumed.step:06d}.json")
 

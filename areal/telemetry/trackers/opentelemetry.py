@@ -1,4 +1,4 @@
-"""OpenTelemetry: traces of rollouts, to where the variables ``OTEL_EXPORTER_OTLP_…`` say."""
+"""OpenTelemetry: traces of rollouts, according to the variables ``OTEL_EXPORTER_OTLP_…``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _SAMPLER = "OTEL_TRACES_SAMPLER"
 _CONTENTS = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 _WITH, _WITHOUT = ("true", "span_only", "span_and_event"), ("", "false", "no_content", "event_only")
 _AT_ONCE = 512
-"""Spans of one request."""
+"""Maximum spans of one request."""
 
 
 class OpenTelemetry(Tracker):
     """Sends a trace of each episode; see :class:`areal.telemetry.trackers.interface.Tracker`.
 
-    Where a sampler is set, it chooses among all episodes.
+    If a sampler is configured, it chooses among all episodes.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -29,7 +29,7 @@ class OpenTelemetry(Tracker):
         self._name = directory.name
 
     def start(self, config: dict[str, Any], run_id: str | None, version: int) -> str:
-        """Begin, or go on: an update that is made again has the ids that it had."""
+        """Begin or resume a run; a repeated update has the same ids as before."""
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         from areal.telemetry.trackers.traces import Tracer
@@ -46,7 +46,7 @@ class OpenTelemetry(Tracker):
         """Send the traces of all episodes.
 
         Raises:
-            OSError: the receiver has not taken them in the seconds that ``OTEL_EXPORTER_OTLP_TIMEOUT`` gives.
+            OSError: the receiver has not accepted them within ``OTEL_EXPORTER_OTLP_TIMEOUT`` seconds.
         """
         from opentelemetry.sdk.trace.export import SpanExportResult
 

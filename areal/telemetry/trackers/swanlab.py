@@ -17,7 +17,7 @@ class Swanlab(Tracker):
         self._name = directory.name
 
     def start(self, config: dict[str, Any], run_id: str | None, version: int) -> str:
-        """Begin a run, or go on with it."""
+        """Begin or resume a run."""
         import swanlab
 
         self._run = swanlab.init(
@@ -27,8 +27,8 @@ class Swanlab(Tracker):
             id=run_id,
             resume="never" if run_id is None else "allow",
             config=config,
-            reinit=True,  # a run of this process that was left out has not ended for SwanLab
-            # Nobody is there to answer, and where output goes is for areal.telemetry.logs to say.
+            reinit=True,  # an abandoned run of this process has not ended for SwanLab
+            # Nobody can answer a prompt, and areal.telemetry.logs controls the output.
             settings=swanlab.Settings(
                 interactive=False, terminal=swanlab.Settings.Terminal(proxy_type="none")
             ),

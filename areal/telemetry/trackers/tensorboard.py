@@ -17,7 +17,7 @@ class TensorBoard(Tracker):
         self._name = directory.name
 
     def start(self, config: dict[str, Any], run_id: str | None, version: int) -> str:
-        """Begin an event file; of those before it TensorBoard then shows nothing after ``version``."""
+        """Begin an event file; TensorBoard then ignores data of earlier files after ``version``."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(self.link, purge_step=None if run_id is None else version + 1)

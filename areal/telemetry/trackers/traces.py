@@ -1,7 +1,7 @@
-"""Episodes as traces, by OpenTelemetry's semantic conventions for generative AI.
+"""Converts episodes to traces, following OpenTelemetry's semantic conventions for generative AI.
 
 Source: github.com/open-telemetry/semantic-conventions-genai, ``docs/gen-ai``: agent spans, client spans, and
-execution of tools. They are in development; what they have no name for is below ``areal.``.
+execution of tools. They are in development; attributes without a standard name are below ``areal.``.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from areal.telemetry.trackers.interface import PROJECT, Consumed
 from areal.trajectory import Episode, Finish, Trajectory
 
 _SHORTEST_WAIT = 0.001
-"""Seconds of a wait for a worker of the environment that has a span."""
+"""Minimum seconds of waiting for an environment's worker that have their own span."""
 _REASONS: dict[Finish, str] = {"eos": "stop", "stop": "stop", "length": "length"}
 
 
 class Tracer:
-    """Makes the spans of episodes, with the times that the episodes recorded.
+    """Creates the spans of episodes, with the recorded times of the episodes.
 
     Args:
-        run_id: of the tracker.
-        name: of the run's directory.
+        run_id: the tracker's id of the run.
+        name: name of the run's directory.
         config: the run's configuration, nested.
-        contents: whether spans have what the model read and wrote.
+        contents: whether spans include the text that the model read and wrote.
     """
 
     def __init__(self, run_id: str, name: str, config: dict[str, Any], contents: bool) -> None:
@@ -49,14 +49,14 @@ class Tracer:
         }
         self._ids, self._ended = _Ids(), _Ended()
         resource = Resource.create()
-        if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):  # no variable names it
+        if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):  # no variable sets it
             resource = resource.merge(Resource({SERVICE_NAME: PROJECT}))
         provider = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
         provider.add_span_processor(self._ended)
         self._tracer = provider.get_tracer("areal")
 
     def spans(self, consumed: Consumed) -> list[ReadableSpan]:
-        """Return the spans of all episodes that the sampler takes."""
+        """Return the spans of all episodes that the sampler selects."""
         for group in consumed.groups:
             for number, episode in enumerate(group.episodes, 1):
                 self._ids.begin(self._run_id, group.id, number)
@@ -89,7 +89,7 @@ class Tracer:
             },
             start_time=_ns(episode.started),
         )
-        if not root.is_recording():  # the sampler leaves it out
+        if not root.is_recording():  # the sampler omits it
             return
         self._children(root, consumed, episode)
         if episode.failure:
@@ -105,7 +105,7 @@ class Tracer:
         }
         env = episode.env or self._env
         steps: list[tuple[Span, OpenSpan]] = []
-        # In the order in which they began, so that a call of the environment comes before what is within it.
+        # In order of their starts, so that a call of the environment precedes the spans within it.
         for span in sorted(episode.spans, key=lambda span: (span.begun, -span.seconds)):
             if span.kind == "model":
                 self._chat(root, span, consumed, *turns.get(span.name, (None, 0)))
@@ -143,7 +143,7 @@ class Tracer:
             **_of_versions(trajectory.versions[sampled].tolist()),
         }
         reason = _REASONS.get(trajectory.finish, trajectory.finish) if last else ""
-        if reason:  # of the others it is not recorded
+        if reason:  # it is not recorded for the others
             found["gen_ai.response.finish_reasons"] = [reason]
         if self._contents:
             history = [_message(*part) for part in _parts(trajectory, begin, consumed)]
@@ -170,7 +170,7 @@ class Tracer:
 
 
 class _Ended(SpanProcessor):
-    """Keeps spans that have ended, until they are taken."""
+    """Stores ended spans until they are taken."""
 
     def __init__(self) -> None:
         self._spans: list[ReadableSpan] = []
@@ -186,7 +186,7 @@ class _Ended(SpanProcessor):
 
 
 class _Ids(IdGenerator):
-    """Makes the same ids of the same episode each time, whether or not its trace was sent before."""
+    """Creates the same ids for the same episode each time, whether or not its trace was sent before."""
 
     def begin(self, *episode: Any) -> None:
         self._episode, self._numbers = repr(episode), itertools.count()
@@ -203,12 +203,12 @@ class _Ids(IdGenerator):
 
 
 def _of_versions(versions: list[int]) -> dict[str, int]:
-    """Return the versions of the weights that sampled, as attributes."""
+    """Return the versions of the weights that sampled the tokens, as attributes."""
     return {"areal.version.oldest": min(versions), "areal.version.newest": max(versions)}
 
 
 def _parts(trajectory: Trajectory, end: int, consumed: Consumed) -> Iterator[tuple[str, str]]:
-    """Yield who wrote what of the tokens before ``end``; the chat template's own are the user's."""
+    """Yield role and text for the tokens before ``end``; the chat template's tokens count as the user's."""
     responses = trajectory.responses
     for said, part in itertools.groupby(range(end), key=lambda i: bool(responses[i])):
         yield "assistant" if said else "user", consumed.decode(trajectory.tokens[list(part)].tolist())

@@ -1,8 +1,8 @@
-"""Keeps trackers going beside a run, which none of them stops, blocks or slows.
+"""Runs trackers beside a run; none of them can stop, block or slow the run.
 
-Each tracker has a thread of its own and a bounded queue before it. What a tracker raises leaves it out from
-then on; what no longer fits into its queue is dropped; the end of the run waits for some seconds. Each of
-these is said once, in a line. What a tracker lacks is in the run directory.
+Each tracker has its own thread and a bounded queue. If a tracker raises, it is not used any more; calls that
+do not fit into its queue are dropped; the end of the run only waits for some seconds. Each of these is
+reported once, in one line. Data that a tracker lacks is in the run directory.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from areal.threads import CallThread
 PATIENCE = 30.0
 """Seconds that the end of a run waits for its trackers."""
 PATIENCE_AFTER_FAILURE = 3.0
-"""Seconds that it does where the run was stopped, or has failed."""
+"""Seconds that it waits if the run was stopped or has failed."""
 _QUEUE = 256
-"""Calls that may wait for a tracker."""
+"""Maximum number of calls that wait for a tracker."""
 _BATCHES = 8
-"""Updates whose rollouts may wait for it: they are what takes memory."""
+"""Maximum number of updates whose rollouts wait for a tracker, because rollouts need memory."""
 _IDS = "trackers"
-"""The folder in the run directory that has the trackers' names for the run, a file each."""
+"""The folder in the run directory with the trackers' ids of the run, one file each."""
 
 _MODULES = {"opentelemetry": "opentelemetry.exporter.otlp.proto.http"}
-"""What is imported of trackers whose module is not of their name."""
+"""Modules of trackers whose module does not have their name."""
 
 
 def require_trackers(names: Sequence[str], find: Callable[[str], Any] = find_spec) -> None:
     """Check that trackers are installed, without importing them.
 
     Args:
-        names: of trackers, which are those of our extras, too.
+        names: names of trackers, which are also names of our extras.
         find: returns a module's spec.
 
     Raises:
-        UserError: one of them is not.
+        UserError: one of them is not installed.
     """
     for name in names:
         try:
             spec = find(_MODULES.get(name, name))
-        except ModuleNotFoundError:  # nor is what the module is a part of
+        except ModuleNotFoundError:  # its parent package does not exist, either
             spec = None
-        if spec is None or spec.origin is None:  # a folder of that name, as W&B makes, is found, but is none
+        if spec is None or spec.origin is None:  # a folder of that name, as W&B makes, is no module
             raise UserError(
                 f"trackers={name} requires the package {name}; install it with {install_hint(name)}"
             )
@@ -64,8 +64,8 @@ def make_tracker(name: str, directory: Path) -> Tracker:
     """Return a tracker that has not started.
 
     Args:
-        name: as in the setting ``trackers``.
-        directory: of the run.
+        name: a name from the setting ``trackers``.
+        directory: directory of the run.
     """
     from areal.telemetry.trackers import mlflow, opentelemetry, swanlab, tensorboard, trackio, wandb
 
@@ -81,14 +81,14 @@ def make_tracker(name: str, directory: Path) -> Tracker:
 
 
 class Trackers:
-    """All trackers of a run; none until :meth:`start`.
+    """All trackers of a run; there are none before :meth:`start`.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
         say: called on the event loop with a line for the user.
         warn: called on the event loop with a warning.
-        make: makes a tracker, given its name and the directory.
-        queue: calls that may wait for a tracker.
+        make: creates a tracker, given its name and the directory.
+        queue: maximum number of calls that wait for a tracker.
     """
 
     def __init__(
@@ -125,19 +125,19 @@ class Trackers:
             self._running.append(running)
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """Pass on a line of ``metrics.jsonl``: what is a finite number in it."""
+        """Pass on the finite numbers in a line of ``metrics.jsonl``."""
         numbers = {key: value for key in metrics if (value := finite(metrics, key)) is not None}
         step = int(numbers.pop("step", 0))
         for running in self._running:
             running.do(lambda tracker: tracker.log(step, numbers))
 
     def rollouts(self, consumed: Consumed) -> None:
-        """Pass on what an update learned from, to each tracker every so many updates."""
+        """Pass on the batch of an update, at the interval of each tracker."""
         for running in self._running:
             running.rollouts(consumed)
 
     async def close(self, succeeded: bool, patience: float = PATIENCE) -> None:
-        """End the run in all trackers; those that take longer than ``patience`` seconds are left behind."""
+        """End the run in all trackers; those that take longer than ``patience`` seconds are abandoned."""
         running, self._running = self._running, []
         try:
             if running:
@@ -153,11 +153,11 @@ class _Running:
     """A tracker, its thread and its queue.
 
     Args:
-        name: of the tracker.
-        tracker: called from the thread alone.
-        id_file: keeps its name for the run.
-        say, warn: take a line from any thread.
-        queue: calls that may wait.
+        name: name of the tracker.
+        tracker: the tracker, which is only called from the thread.
+        id_file: stores its id of the run.
+        say, warn: accept a line from any thread.
+        queue: maximum number of waiting calls.
     """
 
     def __init__(
@@ -179,12 +179,12 @@ class _Running:
         self.do(lambda tracker: self._start(tracker, config, version))
 
     def rollouts(self, consumed: Consumed) -> None:
-        """Give the tracker what an update learned from, if it is one of those that it wants."""
+        """Pass the batch of an update to the tracker, if the tracker's interval includes it."""
         if (consumed.step - 1) % self._tracker.every == 0:
             self.do(lambda tracker: tracker.rollouts(consumed), self._room_of_batches)
 
     def do(self, work: Callable[[Tracker], None], room: threading.Semaphore | None = None) -> None:
-        """Do some work on the thread, after all before it; drop it if there is no room for it."""
+        """Run work on the thread, after all earlier work; drop it if there is no room for it."""
         room = room or self._room
         if room.acquire(blocking=False):
             self._thread.start(partial(self._do, work, room.release))
@@ -193,7 +193,7 @@ class _Running:
             self._warn(f"{self._name} is too slow to receive the whole run; metrics.jsonl has all of it")
 
     def finish(self, succeeded: bool) -> Any:
-        """Begin to end the run in the tracker; return a future of when it has ended, or failed to."""
+        """Begin to end the run in the tracker; return a future of its end or failure."""
 
         def finish(tracker: Tracker) -> None:
             tracker.finish(succeeded)
@@ -204,7 +204,7 @@ class _Running:
         return done
 
     def leave(self) -> None:
-        """Give up a tracker that has not ended; what its package would do at the end of the process, too."""
+        """Abandon a tracker that has not ended, including its package's exit functions."""
         if not self._left_out:
             self._left_out = True
             self._warn(
@@ -219,8 +219,8 @@ class _Running:
         try:
             if not self._left_out:
                 work(self._tracker)
-        # Of other people's packages anything may come, and nothing of it is worth a run. The thread is the
-        # tracker's alone, so that no Ctrl-C or end of the process is lost here.
+        # Third-party packages may raise anything, and nothing of it should end a run. The thread belongs to
+        # the tracker, so no Ctrl-C or exit of the process is lost here.
         except BaseException as error:  # noqa: BLE001
             self._left_out = True
             self._warn(f"{self._name} failed, and the run continues without it: {explained(error, __file__)}")
@@ -236,12 +236,12 @@ class _Running:
 
 
 def _without_passwords(line: str) -> str:
-    """Return a line without what URLs in it say between ``//`` and ``@``."""
+    """Return a line without the credentials in its URLs, between ``//`` and ``@``."""
     return re.sub(r"//[^/\s@]+@", "//", line)
 
 
 class _Of:
-    """Equals each function of a package, for ``atexit.unregister``: some wait there for their servers."""
+    """Equals each function of a package, for ``atexit.unregister``; some of them wait for their servers."""
 
     def __init__(self, package: str) -> None:
         self._package = package

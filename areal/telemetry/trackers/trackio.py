@@ -1,4 +1,4 @@
-"""Trackio: local, or on the Space or the server that its environment names."""
+"""Trackio: local, or on the Space or the server in its environment variables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Trackio(Tracker):
         self._name = directory.name
 
     def start(self, config: dict[str, Any], run_id: str | None, version: int) -> str:
-        """Begin a run, or go on with the one of that name."""
+        """Begin a run, or resume the one with this name."""
         import trackio
         from trackio.utils import TRACKIO_DIR
 
@@ -43,5 +43,5 @@ class Trackio(Tracker):
         self._run.log({"rollouts": table}, step=consumed.step)
 
     def finish(self, succeeded: bool) -> None:
-        """Wait until all is written or sent."""
+        """Wait until everything is written or sent."""
         self._run.finish()

@@ -17,7 +17,7 @@ class Wandb(Tracker):
         self._directory = directory
 
     def start(self, config: dict[str, Any], run_id: str | None, version: int) -> str:
-        """Begin a run, or go on with it; ``step`` is the axis of all its charts."""
+        """Begin or resume a run; ``step`` is the axis of all its charts."""
         import wandb
 
         self._run = wandb.init(
@@ -28,11 +28,11 @@ class Wandb(Tracker):
             dir=self._directory,
             config=config,
             allow_val_change=True,  # a resumed run may have other settings
-            reinit="create_new",  # a run of this process that was left out has not ended for W&B
-            # Where output goes is for areal.telemetry.logs to say.
+            reinit="create_new",  # an abandoned run of this process has not ended for W&B
+            # areal.telemetry.logs controls the output.
             settings=wandb.Settings(console="off", silent=True),
         )
-        # W&B's own steps never go back, as updates do that are made again, or evaluations that take long.
+        # W&B's own steps never decrease, but those of repeated updates and of long evaluations do.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
         self.link = self._run.url or str(self._directory / "wandb")
