@@ -1,1 +1,1 @@
-"""What people look at: the list of runs, and what a model wrote in one."""
+"""The viewer: the list of runs, and the texts that a model wrote in a run."""

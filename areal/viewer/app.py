@@ -1,4 +1,4 @@
-"""The page over HTTP: its own files; runs, evaluations, sessions as JSON. No client's word becomes a path."""
+"""The page over HTTP: its files; runs, evaluations, sessions as JSON. No input of a client becomes a path."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from areal.viewer.timeline import Window
 from areal.viewer.watched import Watched, WatchedRun
 
 _LIMIT = 200
-"""Rollouts of one answer at most."""
+"""Maximum number of rollouts in one answer."""
 _LARGEST = 2**53
-"""Of numbers, as JavaScript has them."""
+"""Largest exact integer in JavaScript."""
 _SORTS: tuple[Sort, ...] = ("step", "reward", "tokens", "staleness", "part")
 
 
 class Quiet:
-    """Says whether nobody waits for an answer, so that work that can wait does not slow it down."""
+    """Tracks whether anybody waits for an answer, so that background work does not slow it down."""
 
     def __init__(self) -> None:
         self._asked = 0
@@ -42,7 +42,7 @@ class Quiet:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Somebody waits; of one thread, that of the event loop."""
+        """Mark an answer as in progress; only used on the thread of the event loop."""
         self._asked += 1
         self._free.clear()
         try:
@@ -53,16 +53,16 @@ class Quiet:
                 self._free.set()
 
     def __call__(self) -> bool:
-        """Say whether it is quiet."""
+        """Return whether nobody waits for an answer."""
         return self._free.is_set()
 
     def wait(self, seconds: float) -> None:
-        """Wait until it is, some seconds at most."""
+        """Wait until nobody waits for an answer, at most this number of seconds."""
         self._free.wait(seconds)
 
 
 def make_app(watched: Sequence[Watched], quiet: Quiet | None = None) -> Starlette:
-    """Return the application that shows what is watched; ``quiet`` is told when somebody waits."""
+    """Return the application that shows the watched items; ``quiet`` is told when somebody waits."""
     quiet = quiet or Quiet()
     assets = read_assets()
     runs = {each.name: each for each in watched if isinstance(each, WatchedRun)}
@@ -162,7 +162,7 @@ def make_app(watched: Sequence[Watched], quiet: Quiet | None = None) -> Starlett
 
 
 def query_of(request: Request) -> Query:
-    """Read which rollouts are asked for; raises HTTPException if that is none."""
+    """Read which rollouts are requested; raises HTTPException if the query is invalid."""
     given = request.query_params
     whole = Query()
     sort = next((name for name in _SORTS if name == given.get("sort", "step")), None)

@@ -1,4 +1,4 @@
-"""Evaluations as the page sees them: plain data of their scores, their responses, and how two differ."""
+"""Evaluations for the page, as plain data: their scores, their responses, and how two of them differ."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from areal.viewer.rollouts import Decode, decoder_in
 
 
 def is_evaluation(path: Path) -> bool:
-    """Say whether a folder is an evaluation's: it has files of responses, and is no run's."""
+    """Return whether a folder is an evaluation: it has files of responses, and is not a run."""
     return os.path.isdir(path) and not (path / CONFIG).is_file() and any(path.glob("*.jsonl"))
 
 
 def find_evaluations(folder: Path) -> list[Path]:
-    """Return the evaluations in the folder ``eval`` of a folder of runs, the newest at the end."""
+    """Return the evaluations in the folder ``eval`` of a folder of runs, the newest last."""
     found = [path for path in folder.glob("eval/*") if not path.is_symlink() and is_evaluation(path)]
     return sorted(found, key=lambda path: max(file.stat().st_mtime for file in path.glob("*.jsonl")))
 
@@ -40,7 +40,7 @@ class WatchedEvaluation(Listing):
     """One evaluation.
 
     Args:
-        name: that the page calls it by.
+        name: its name on the page.
         path: its folder.
         cache: folder of its index.
     """
@@ -55,7 +55,7 @@ class WatchedEvaluation(Listing):
         self._reading = threading.Lock()
 
     def state(self) -> dict[str, Any]:
-        """Return its scores: of each benchmark what its report has, or why there is none."""
+        """Return its scores: for each benchmark the results of its report, or why there is none."""
         found = []
         with self._reading:
             for number, mark in self.records.marks().items():
@@ -73,24 +73,24 @@ class WatchedEvaluation(Listing):
             return known | {"error": str(error)}
 
     def header(self, number: int) -> Header:
-        """Return what the responses to a benchmark are responses to; raises UserError without."""
+        """Return the header of the responses to a benchmark; raises UserError if there is none."""
         path = self.records.file(number)
         with path.open(encoding="utf-8", errors="replace") as file:
             return read_header(file.readline(), f"{path}, line 1")
 
     def settings(self) -> dict[str, str]:
-        """Return what each benchmark depends on, as text."""
+        """Return the settings of each benchmark, as text."""
         found: dict[str, str] = {}
         for file, number in self.files.items():
             try:
                 header = asdict(self.header(number))
-            except UserError:  # which the table of scores says
+            except UserError:  # the table of scores shows the error
                 continue
             found |= {f"{file}: {name}": value for name, value in flat_settings(header).items()}
         return found
 
     def reader(self) -> Read:
-        """Return what reads responses."""
+        """Return a reader of responses."""
         return self._read
 
     def _read(self, row: dict[str, Any]) -> _Entry:
@@ -109,7 +109,7 @@ class WatchedEvaluation(Listing):
         return _Entry(row, response, said, self)
 
     def _conversations(self, number: int, path: Path, response: Response) -> list[Conversation]:
-        """Return what was said, if that was kept in a file."""
+        """Return the conversations of a response, if a file contains them."""
         with self._reading:
             place = self._said.setdefault(number, _Places(path)).of(response.problem, response.sample)
         if place is None:
@@ -119,16 +119,16 @@ class WatchedEvaluation(Listing):
             return read_conversations(file.read(place[1]))
 
     def make_decoder(self) -> Decode:
-        """Return what makes text of tokens; raises UserError if there is no tokenizer."""
+        """Return a function that converts tokens to text; raises UserError if there is no tokenizer."""
         return decoder_in(resolve_model(self.header(1).model))
 
     def called(self, step: int, group: int, number: int | None) -> str:
-        """Return what a problem, or one response to it, is called."""
+        """Return the name of a problem, or of one response to it."""
         which = f"problem {group}" if number is None else f"response {number} to problem {group}"
         return f"{which} of benchmark {step}"
 
     def prompts(self, step: int, problems: Sequence[int]) -> dict[int, dict[str, Any] | None]:
-        """Return how the first conversation about each of some problems began; null: it was not kept."""
+        """Return the start of the first conversation on each problem; None: it was not saved."""
         self.index.update(0, (step, step))
         found: dict[int, dict[str, Any] | None] = {}
         for problem in problems:
@@ -138,7 +138,7 @@ class WatchedEvaluation(Listing):
 
 
 def _scores(header: Header, responses: list[Response]) -> dict[str, Any]:
-    """Return what is said of a benchmark: its scores, or how many responses there are so far."""
+    """Return the data of a benchmark: its scores, or the number of responses so far."""
     wanted = header.problems * header.samples
     found = {
         "name": header.name,
@@ -166,7 +166,7 @@ def _scores(header: Header, responses: list[Response]) -> dict[str, Any]:
 
 
 class _Places:
-    """Where each response's conversations are in their file, of which only new lines are read each time."""
+    """The places of the responses' conversations in their file; each time, only new lines are read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -174,7 +174,7 @@ class _Places:
         self._places: dict[tuple[int, int], tuple[int, int]] = {}
 
     def of(self, problem: int, sample: int) -> tuple[int, int] | None:
-        """Return begin and length of a response's last line; None: it has none."""
+        """Return start and length of a response's last line; None: there is none."""
         try:
             stat = self._path.stat()
         except FileNotFoundError:
@@ -190,7 +190,7 @@ class _Places:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A response, read whole."""
+    """A response with all its data."""
 
     row: dict[str, Any]
     response: Response
@@ -198,7 +198,7 @@ class _Entry:
     watched: WatchedEvaluation
 
     def text(self) -> str:
-        """Return all that is in its conversations, as one text; without them, what the agent did."""
+        """Return the text of all its conversations or, without them, of the agent's actions."""
         parts = list(map(str, self.response.actions))
         for conversation in self.said:
             if isinstance(conversation, Trajectory):
@@ -208,11 +208,11 @@ class _Entry:
         return plain("\n".join(parts))
 
     def excerpt(self) -> str:
-        """Return how the last action of its agent begins."""
+        """Return the beginning of its agent's last action."""
         return plain(str(self.response.actions[-1]))[:EXCERPT] if self.response.actions else ""
 
     def prompt(self) -> dict[str, Any] | None:
-        """Return how its first conversation begins, up to what the model said; None: it was not kept."""
+        """Return the start of its first conversation, up to the first response; None: it was not saved."""
         if not self.said:
             return None
         first = self.said[0]
@@ -225,7 +225,7 @@ class _Entry:
         return _plain_chat(Chat(first.messages[: first.given], first.given))
 
     def whole(self) -> dict[str, Any]:
-        """Return plain data of all of it."""
+        """Return all its data as plain data."""
         response = self.response
         facts = {
             **{name: self.row[name] for name in ("step", "group", "number", "size", "mean")},
@@ -249,19 +249,19 @@ class _Entry:
         )
         try:
             said = [self._conversation(each) for each in self.said]
-        except UserError as error:  # there is no tokenizer any more
+        except UserError as error:  # the tokenizer is no longer available
             said, note = [], f"The tokens cannot be read: {error}. These are the actions of the agent."
         return {**plain_data({**facts, "note": note}), "conversations": said}
 
     def _conversation(self, said: Conversation) -> dict[str, Any]:
         if isinstance(said, Chat):
             return _plain_chat(said)
-        # An evaluation has weights of one version, which there is no need to tell apart.
+        # The weights of an evaluation have one version, so versions are not shown.
         return {**plain_conversation(said, self.watched.decode), "versions": None}
 
 
 def _content(message: dict[str, Any]) -> str:
-    """Return the words of a message of a chat, and its calls of tools."""
+    """Return the text of a chat message, and its tool calls."""
     content = message.get("content")
     if isinstance(content, list):
         content = "\n".join(str(part.get("text", part)) for part in content if isinstance(part, dict))
@@ -279,17 +279,18 @@ def _plain_chat(chat: Chat) -> dict[str, Any]:
 
 
 class Comparisons:
-    """Pairs of evaluations, compared; what was computed is kept until their files change."""
+    """Compares pairs of evaluations; results are cached until the files change."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Path, Path], tuple[tuple[str, str], BenchmarkComparison]] = {}
         self._computing = threading.Lock()
 
     def compare(self, a: WatchedEvaluation, b: WatchedEvaluation, benchmark: str) -> dict[str, Any]:
-        """Return how the second one differs from the first.
+        """Return how the second evaluation differs from the first.
 
         Returns:
-            What :meth:`BenchmarkComparison.to_json` has, and ``numbers``: that of the benchmark in each.
+            The data of :meth:`BenchmarkComparison.to_json`, and ``numbers``: the index of the benchmark in
+            each.
 
         Raises:
             UserError: one of them lacks the benchmark or is not finished, or their problems differ.

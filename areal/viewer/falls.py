@@ -1,7 +1,7 @@
-"""Where and why a run's generated tokens/s fell.
+"""Finds where a run's generated tokens/s fell, and why.
 
-What is usual is the median of the last updates that were not far below it. So a fall stays one as long as it
-lasts, up to as many updates as make a new usual.
+The usual rate is the median of the last updates that were not far below it. A fall therefore lasts as long as
+the rate stays low, until enough updates define a new usual rate.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from statistics import median
 from areal.viewer.updates import Span, Update
 
 USUAL = 50
-"""Updates whose median is what is usual; after as many low ones in a row, these are."""
+"""Number of updates whose median is usual; the same number of low ones in a row becomes usual."""
 FEWEST = 5
-"""Updates before which nothing is usual."""
+"""Minimum number of updates that define a usual rate."""
 FELL = 0.8
-"""Of what is usual: less is a fall."""
+"""Share of the usual rate below which an update belongs to a fall."""
 WINDOW = 10.0
-"""Seconds at least over which tokens/s are measured (areal.runtime.accounting)."""
+"""Minimum seconds over which tokens/s are measured (areal.runtime.accounting)."""
 _APART = 2
-"""Updates at most from one of a fall to the next."""
+"""Maximum distance between two updates of a fall."""
 _SMALL = 0.1
-"""Of the seconds of the first cause: what took less explains nothing."""
+"""Share of the first cause's seconds; a cause that took less explains nothing."""
 _MORE = 1.5
-"""How many times what is usual is unusual."""
+"""Factor above the usual value that counts as unusual."""
 _LEAST = 0.05
 """Seconds, and a tenth of a rollout, below which a difference explains nothing."""
 _LATENCIES = {
@@ -47,14 +47,14 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """What is usual.
+    """The usual values.
 
     Attributes:
         rate: tokens/s.
-        latency: seconds of a rollout by their parts, those that are known.
-        length: tokens of a response; None: unknown.
+        latency: seconds of a rollout by part, as far as they are known.
+        length: number of tokens of a response; None: unknown.
         work: seconds of the learner's work for an update.
-        since, until: when that was.
+        since, until: the time of these updates.
     """
 
     rate: float
@@ -67,12 +67,12 @@ class Usual:
 
 @dataclass(frozen=True, slots=True)
 class Fall:
-    """Updates with far fewer tokens/s than usual.
+    """Consecutive updates with far fewer tokens/s than usual.
 
     Attributes:
-        updates: the places of these updates among all.
-        lowest: that of the lowest.
-        usual: what was usual before.
+        updates: indices of these updates.
+        lowest: index of the lowest one.
+        usual: the usual values before.
     """
 
     updates: tuple[int, ...]
@@ -82,10 +82,10 @@ class Fall:
 
 @dataclass(slots=True)
 class FallWatch:
-    """Looks for falls as updates come.
+    """Detects falls as updates arrive.
 
     Attributes:
-        low: what was usual when each of the updates, by their places, was far below it.
+        low: for each update that was far below the usual rate, by index, the usual values at that time.
     """
 
     low: dict[int, Usual] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class FallWatch:
     _usual: Usual | None = None
 
     def add(self, place: int, update: Update) -> None:
-        """Take the next update, and its place among all."""
+        """Add the next update with its index."""
         if update.tokens_per_s is None:
             return
         if len(self._before) < FEWEST or update.tokens_per_s >= FELL * _rate(self._before):
@@ -128,18 +128,18 @@ def _usual_of(updates: Sequence[Update]) -> Usual:
 
 
 Cause = tuple[str, float, str]
-"""Its kind, about how many seconds more than usual it took, and what is said of it."""
+"""Its kind, the approximate seconds beyond the usual, and its description."""
 
 
 class Seconds:
-    """Spans of one kind, none of which begins before another one's end."""
+    """Spans of one kind, which do not overlap and are in order."""
 
     def __init__(self, spans: Sequence[Span], kind: str) -> None:
         self._spans = sorted((begin, end) for begin, end, each, _ in spans if each == kind)
         self._ends = [end for _, end in self._spans]
 
     def within(self, since: float, until: float) -> float:
-        """Return the seconds of them from one time to another."""
+        """Return the seconds of the spans between two times."""
         found = 0.0
         for begin, end in self._spans[bisect_right(self._ends, since) :]:
             if begin >= until:
@@ -150,11 +150,11 @@ class Seconds:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Of the learner or an engine.
+    """The spans of the learner or an engine.
 
     Attributes:
-        lost: when it was lost.
-        load: when it was paused for new weights, or waited for engines to load them.
+        lost: spans in which it was lost.
+        load: spans in which it was paused for new weights, or waited for engines to load them.
     """
 
     lost: Seconds
@@ -162,19 +162,19 @@ class Lane:
 
     @classmethod
     def of(cls, spans: Sequence[Span]) -> Lane:
-        """Return that of all spans of a lane."""
+        """Return a lane from all its spans."""
         return cls(Seconds(spans, "lost"), Seconds(spans, "load"))
 
 
 def falls(
     updates: Sequence[Update], low: Mapping[int, Usual], lanes: Mapping[str, Lane]
 ) -> Iterator[tuple[Fall, list[str]]]:
-    """Yield each fall and what was unusual in it, what took most of the time first.
+    """Yield each fall with its unusual causes, the one with the most time first.
 
     Args:
-        updates: of the run.
-        low: those that are far below what is usual (:attr:`FallWatch.low`), or some of them, in order.
-        lanes: of the learner and then of each engine.
+        updates: updates of the run.
+        low: all or some updates that are far below the usual rate (:attr:`FallWatch.low`), in order.
+        lanes: lane of the learner, followed by those of the engines.
     """
     places, part = list(low), list[int]()
     kinds = {place: _kind(causes(updates, (place,), low[place], lanes)) for place in places}
@@ -198,7 +198,7 @@ def _kind(found: Sequence[Cause]) -> str:
 def causes(
     updates: Sequence[Update], places: Sequence[int], usual: Usual, lanes: Mapping[str, Lane]
 ) -> list[Cause]:
-    """Return what was other than usual while the tokens/s of some updates were measured."""
+    """Return the unusual causes while the tokens/s of some updates were measured."""
     first, last = places[0], places[-1]
     since, until = min(updates[first].start, updates[first].end - WINDOW), updates[last].end
     while first > 0 and updates[first - 1].end > since:
@@ -243,7 +243,7 @@ def _paused(
 
 
 def _slower(now: Sequence[Update], usual: Usual) -> Iterator[Cause]:
-    """Yield what took longer: parts of rollouts, and the learner's work."""
+    """Yield what took longer than usual: parts of rollouts, and the learner's work."""
     least = max(_LEAST, 0.1 * sum(usual.latency.get(part, 0.0) for part in _LATENCIES))
     more = dict[str, tuple[float, str]]()
     for part, words in _LATENCIES.items():
@@ -252,7 +252,7 @@ def _slower(now: Sequence[Update], usual: Usual) -> Iterator[Cause]:
         if before is not None and seconds >= max(_MORE * before, before + least):
             more[part] = seconds - before, words.format(duration(seconds), duration(before))
     for part, (seconds, words) in more.items():
-        if part in ("env", "verifier") and "env_queue" in more:  # calls queue because those before take long
+        if part in ("env", "verifier") and "env_queue" in more:  # calls queue because earlier ones take long
             seconds += more["env_queue"][0]
         yield part, seconds, words
     work = max(update.end - update.taken for update in now)
@@ -273,7 +273,7 @@ def _longer(now: Sequence[Update], usual: Usual) -> Iterator[Cause]:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as a person reads them."""
+    """Return a duration in a readable form."""
     if seconds >= 120:
         return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"

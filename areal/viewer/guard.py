@@ -1,4 +1,4 @@
-"""What stands before the page: who may ask, what may be asked, and what browsers are told of each answer."""
+"""Protects the page: checks clients and requests, and adds security headers to each answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",  # no text becomes HTML, by whatever mistake
+        "require-trusted-types-for 'script'",  # text never becomes HTML, even by mistake
         "trusted-types 'none'",
     )
 )
@@ -35,9 +35,9 @@ class Guard:
 
     Args:
         app: the page.
-        hosts: names that it may be asked by, without ports: a page of elsewhere whose name leads to this
-            machine (DNS rebinding) has another one. Empty: any, since there is a token.
-        token: what every path begins with; empty: nothing.
+        hosts: valid host names, without ports; a foreign page whose name resolves to this machine (DNS
+            rebinding) has another one. Empty: any, because there is a token.
+        token: start of every path; empty: none.
     """
 
     def __init__(self, app: Any, hosts: Iterable[str], token: str = "") -> None:
@@ -46,7 +46,7 @@ class Guard:
         self._token = token
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request, or hand it on."""
+        """Answer a request, or pass it on."""
 
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -65,7 +65,7 @@ class Guard:
         await guarded({"type": "http.response.body", "body": body})
 
     def _judge(self, scope: Any) -> tuple[int, str, str]:
-        """Return the status of a request, what to say of it, and the path that the page is asked for."""
+        """Return the status of a request, a message, and the path of the page that is requested."""
         path = scope["path"]
         if self._hosts:
             hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]

@@ -1,6 +1,6 @@
 """An index of the rollouts of a run, or the responses of an evaluation, in a cache file, for lists.
 
-The file may be deleted at any time; it is made anew. Nothing is written to the run directory.
+The file may be deleted at any time, and is then recreated. Nothing is written to the run directory.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _ALL_STEPS = (0, 2**62)
 _ALL_REWARDS = (float("-inf"), float("inf"))
 
 _FORM = 3
-"""Of the tables; an index of another form is another file."""
+"""Version of the tables; each version has its own file."""
 _PARTS = 16
-"""Named parts of the reward that have a column, the first ones."""
+"""Maximum number of named parts of the reward with a column."""
 _WAIT = 60.0
-"""Seconds that one process waits for another one that writes to the same index."""
+"""Seconds that a process waits for another one that writes to the same index."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (step INTEGER PRIMARY KEY, mark TEXT NOT NULL, damaged INTEGER NOT NULL);
@@ -58,18 +58,18 @@ Filter = tuple[str, str, list[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which rollouts, and in what order.
+    """Selects rollouts and their order.
 
     Attributes:
         steps: first and last update.
-        rewards: least and largest reward.
-        part: a named part of the reward, which ``values`` and the order ``part`` are about; empty: none.
-        values: least and largest value of that part.
-        env: of this environment of a mixture; empty: of any.
-        finish: that ended so; empty: in any way.
-        sort: by what; equal ones by update, the newest first.
-        descending: the largest first.
-        changed: only those within which the weights changed.
+        rewards: smallest and largest reward.
+        part: a named part of the reward, to which ``values`` and the order ``part`` refer; empty: none.
+        values: smallest and largest value of that part.
+        env: environment of a mixture; empty: any.
+        finish: how the rollout ended; empty: in any way.
+        sort: the sort key; equal ones are sorted by update, the newest first.
+        descending: whether the largest comes first.
+        changed: only rollouts within which the weights changed.
     """
 
     steps: Span = _ALL_STEPS
@@ -83,7 +83,7 @@ class Query:
     changed: bool = False
 
     def filters(self, column: str) -> list[Filter]:
-        """Return the conditions; ``column`` is that of the part."""
+        """Return the conditions; ``column`` is the column of the part."""
         found: list[Filter] = []
         for name, (low, high), whole in (
             ("step", self.steps, _ALL_STEPS),
@@ -102,7 +102,7 @@ class Query:
         return found
 
     def order(self, column: str) -> tuple[str, str]:
-        """Return the column that is ordered by, and the order in SQL: that of an index, or its reverse."""
+        """Return the column of the order, and the order in SQL, which is that of an index or its reverse."""
         if self.sort == "step":
             names = ("step", '"group"', "number")
             return "step", ", ".join(f"{name}{' DESC' * self.descending}" for name in names)
@@ -113,10 +113,10 @@ class Query:
 
 
 def _where(filters: list[Filter], by: str) -> tuple[str, list[Any]]:
-    """Return a condition in SQL and its values, for which no index is used but that of one column.
+    """Return a condition in SQL and its values; only the index of one column may be used for it.
 
-    SQLite does not know how many rows a condition leaves, and looks up a million rows one by one in the order
-    of an index where reading all of them takes a tenth of the time. A plus sign keeps it from that.
+    SQLite does not know how many rows match a condition, and looks up a million rows one by one in the order
+    of an index, although reading all of them takes a tenth of the time. A plus sign prevents this.
     """
     conditions = [form.format(name if name == by else f"+{name}") for name, form, _ in filters]
     return " AND ".join(conditions) or "1", [value for _, _, values in filters for value in values]
@@ -126,8 +126,8 @@ class Index:
     """The rollouts of one run, or the responses of one evaluation.
 
     Args:
-        records: of which.
-        folder: of the cache file.
+        records: the records to index.
+        folder: folder of the cache file.
 
     Raises:
         UserError: the file cannot be written.
@@ -152,12 +152,12 @@ class Index:
     def update(
         self, seconds: float, first: Span | None = None, go_on: Callable[[], bool] = lambda: True
     ) -> int:
-        """Read records that are new, the latest first, for some seconds; return how many are left.
+        """Read new records, the latest first, for some seconds; return the number of remaining ones.
 
         Args:
-            seconds: no record is begun after them, but for those of ``first``.
-            first: a range of updates that is wanted now, and read whole.
-            go_on: no record is begun, either, once it says no.
+            seconds: time after which no further record is begun, except those of ``first``.
+            first: a range of updates that is needed now, and read completely.
+            go_on: no further record is begun once it returns false, either.
         """
         end = time.monotonic() + seconds
         with self._writing, self._open() as database:
@@ -170,7 +170,7 @@ class Index:
             new = sorted((step for step, mark in found.items() if known.get(step) != mark), reverse=True)
             if first is not None:
                 low, high = first
-                new.sort(key=lambda step: not low <= step <= high)  # which leaves the order else
+                new.sort(key=lambda step: not low <= step <= high)  # which keeps the order otherwise
             for number, step in enumerate(new):
                 wanted = first is not None and first[0] <= step <= first[1]
                 if not wanted and (time.monotonic() > end or not go_on()):
@@ -181,7 +181,7 @@ class Index:
 
     def _read(self, database: sqlite3.Connection, step: int, mark: str) -> None:
         rows, damaged = self.records.rows(step)
-        database.execute("BEGIN IMMEDIATE")  # before what other processes have added is looked at
+        database.execute("BEGIN IMMEDIATE")  # before reading what other processes have added
         columns = _part_columns(database)
         names = dict.fromkeys(name for row in rows for name in row.parts)
         for name in [name for name in names if name not in columns][: _PARTS - len(columns)]:
@@ -204,16 +204,16 @@ class Index:
         database.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (step, mark, damaged))
 
     def find(self, query: Query, limit: int, skip: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Return rollouts that are asked for, each with the ``parts`` of its reward, and how many there are.
+        """Return the requested rollouts, each with the ``parts`` of its reward, and their total number.
 
         Args:
-            query: which ones.
-            limit: how many at most; -1: all.
-            skip: how many before them are left out.
+            query: selects the rollouts.
+            limit: maximum number; -1: all.
+            skip: number of rollouts to skip at the start.
         """
         with self._open() as database:
             columns = _part_columns(database)
-            column = columns.get(query.part, "NULL")  # of a part that nothing has there is nothing
+            column = columns.get(query.part, "NULL")  # no rollout has values of an unknown part
             filters = query.filters(column)
             names = list(dict.fromkeys(name for name, _, _ in filters))
             where, values = _where(filters, names[0] if len(names) == 1 else "step")
@@ -221,7 +221,7 @@ class Index:
             if count <= skip:
                 return [], count
             by, order = query.order(column)
-            # Without other conditions an index has them in order; else all of them are looked at, once.
+            # Without other conditions, an index provides the order; otherwise all rows are read once.
             walks = by == "step" or set(names) <= {by}
             where, values = _where(filters, by if walks else "step")
             order = order.format(by if walks else f"+{by}")
@@ -238,7 +238,7 @@ class Index:
             return _rows(database, _part_columns(database), rest, [step, group])
 
     def staleness(self, first: int, last: int) -> list[tuple[int, int, int]]:
-        """Return the update, the number and the largest staleness of each group of some updates, in order."""
+        """Return update, number and largest staleness of each group in a range of updates, in order."""
         with self._open() as database:
             return database.execute(
                 'SELECT step, "group", max(staleness) FROM rollouts WHERE step BETWEEN ? AND ? '
@@ -247,7 +247,7 @@ class Index:
             ).fetchall()
 
     def facts(self) -> dict[str, Any]:
-        """Return what there is: the range of updates, names to filter by, records that are damaged."""
+        """Return the content: the range of updates, names for filters, and damaged records."""
         with self._open() as database:
             low, high, count = database.execute("SELECT min(step), max(step), count(*) FROM files").fetchone()
             names = database.execute("SELECT kind, name FROM names ORDER BY name").fetchall()
@@ -268,7 +268,7 @@ class Index:
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
             with closing(sqlite3.connect(self.path, timeout=_WAIT)) as database:
-                database.execute("PRAGMA synchronous=OFF")  # a cache
+                database.execute("PRAGMA synchronous=OFF")  # it is only a cache
                 yield database
         except sqlite3.DatabaseError as error:
             raise UserError(f"the index {self.path} cannot be used ({error}); delete it") from error
@@ -287,7 +287,7 @@ def _rows(
 
 
 def _part_columns(database: sqlite3.Connection) -> dict[str, str]:
-    """Return the column of each named part of the reward, in their order."""
+    """Return the column of each named part of the reward, in order."""
     return dict(database.execute('SELECT name, "column" FROM parts ORDER BY rowid'))
 
 

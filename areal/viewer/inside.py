@@ -1,4 +1,4 @@
-"""Files of a run, and nothing else: no link is followed out of it."""
+"""Restricts access to files of a run; links that lead out of it are not followed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def inside(folder: Path, *names: str) -> Path:
     """Return the path of a file of a run, which need not exist.
 
     Raises:
-        UserError: it is a link that leads out of the run, or lies in a folder that is one.
+        UserError: it is a link that leads out of the run, or is in a folder that is such a link.
     """
     path = folder.joinpath(*names)
     if not path.resolve().is_relative_to(folder.resolve()):

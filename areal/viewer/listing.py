@@ -1,6 +1,6 @@
-"""What the list of rollouts of a run has in common with that of the responses of an evaluation.
+"""The common parts of the list of rollouts of a run and that of the responses of an evaluation.
 
-All text of others goes through :func:`areal.telemetry.plain.plain` here, on its way out.
+All foreign text passes through :func:`areal.telemetry.plain.plain` here before it is sent.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from areal.viewer.rollouts import Decode, label
 from areal.viewer.tokens import pieces
 
 _SEARCHED = 1000
-"""Rollouts whose texts are looked through for one answer."""
+"""Maximum number of rollouts whose texts are searched for one answer."""
 EXCERPT = 200
-"""Letters of a response in a list."""
+"""Maximum characters of a response in a list."""
 
 
 class Entry(Protocol):
-    """A rollout or a response, read whole."""
+    """A rollout or a response with all its data."""
 
     def text(self) -> str:
-        """Return all that is in its conversations, as one text."""
+        """Return the text of all its conversations."""
         ...
 
     def excerpt(self) -> str:
-        """Return how its last response begins."""
+        """Return the beginning of its last response."""
         ...
 
     def whole(self) -> dict[str, Any]:
-        """Return plain data of all of it."""
+        """Return all its data as plain data."""
         ...
 
 
@@ -45,11 +45,11 @@ Read = Callable[[dict[str, Any]], Entry]
 
 
 class Listing(ABC):
-    """What can be listed, filtered, searched, and read one by one.
+    """Entries that can be listed, filtered, searched, and read one by one.
 
     Args:
-        name: that the page calls it by.
-        index: of it.
+        name: its name on the page.
+        index: the index of the entries.
     """
 
     def __init__(self, name: str, index: Index) -> None:
@@ -60,15 +60,15 @@ class Listing(ABC):
 
     @abstractmethod
     def reader(self) -> Read:
-        """Return what reads entries for one answer."""
+        """Return a reader of entries for one answer."""
 
     @abstractmethod
     def make_decoder(self) -> Decode:
-        """Return what makes text of tokens; raises UserError if there is no tokenizer."""
+        """Return a function that converts tokens to text; raises UserError if there is no tokenizer."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return how it is."""
+        """Return the current state."""
 
     @abstractmethod
     def settings(self) -> dict[str, str]:
@@ -76,7 +76,7 @@ class Listing(ABC):
 
     @property
     def decode(self) -> Decode:
-        """What makes text of tokens.
+        """Converts tokens to text.
 
         Raises:
             UserError: there is no tokenizer.
@@ -92,15 +92,16 @@ class Listing(ABC):
         """Return rollouts for a list.
 
         Args:
-            query: which ones.
-            limit: how many at most.
-            skip: how many before them are left out.
-            text: what their conversations must contain, in letters of either case.
-            searched: rollouts whose texts are looked through at most.
+            query: selects the rollouts.
+            limit: maximum number of rollouts.
+            skip: number of rollouts to skip at the start.
+            text: text that the conversations must contain, ignoring case.
+            searched: maximum number of rollouts whose texts are searched.
 
         Returns:
-            ``rows``; ``count`` of all that the query finds; ``next``, how many to skip the next time, null
-            at the end; ``left``, records that are not in the index yet; what there is to filter by.
+            ``rows``; ``count``, the number of all rollouts that match the query; ``next``, the number to skip
+            next time, null at the end; ``left``, the number of records that are not in the index yet; and the
+            names for filters.
         """
         few = query.steps[1] - query.steps[0] < 8
         left = self.index.update(0.3, query.steps if few else None)
@@ -124,7 +125,7 @@ class Listing(ABC):
         }
 
     def step(self, step: int) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Return each rollout of an update, or each response to a benchmark, as in a list and whole."""
+        """Return each rollout of an update, or each response to a benchmark, as in a list and complete."""
         self.index.update(0, (step, step))
         read = self.reader()
         found = []
@@ -134,7 +135,7 @@ class Listing(ABC):
         return found
 
     def group(self, step: int, group: int, number: int | None = None) -> dict[str, Any]:
-        """Return the rollouts of a group with all their tokens; or one of them.
+        """Return the rollouts of a group with all their tokens, or one of them.
 
         Raises:
             UserError: there are none.
@@ -150,16 +151,16 @@ class Listing(ABC):
 
     @abstractmethod
     def called(self, step: int, group: int, number: int | None) -> str:
-        """Return what a group, or one rollout of it, is called."""
+        """Return the name of a group, or of one rollout of it."""
 
 
 def text_of(trajectories: Sequence[Trajectory], decode: Decode) -> str:
-    """Return all that is in some conversations, as one text."""
+    """Return the text of several conversations."""
     return "\n".join(plain(decode(said.tokens.tolist())) for said in trajectories)
 
 
 def excerpt_of(trajectory: Trajectory, decode: Decode) -> str:
-    """Return how the last response of a conversation begins."""
+    """Return the beginning of the last response of a conversation."""
     begin = trajectory.turns[-1] if trajectory.turns else int(trajectory.loss_mask.argmax())
     said = trajectory.tokens[begin:][trajectory.responses[begin:]][: EXCERPT * 2]
     return plain(decode(said.tolist()))[:EXCERPT]
@@ -185,7 +186,7 @@ def plain_conversation(trajectory: Trajectory, decode: Decode) -> dict[str, Any]
 
 
 def plain_data(value: Any) -> Any:
-    """Return plain data whose texts are all shown as they are; infinities and NaN become null."""
+    """Return plain data with all texts made safe to show; infinities and NaN become null."""
     if isinstance(value, str):
         return plain(value)
     if isinstance(value, float):
@@ -198,7 +199,7 @@ def plain_data(value: Any) -> Any:
 
 
 def flat_settings(value: Any, name: str = "") -> dict[str, str]:
-    """Return nested settings by their whole names, as text."""
+    """Return nested settings by their full names, as text."""
     if not isinstance(value, dict) or not value:
         return {plain(name): "" if value is None else plain(str(value))}
     found: dict[str, str] = {}

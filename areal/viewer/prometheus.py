@@ -1,4 +1,4 @@
-"""The last values of all metrics of runs, for Prometheus, which asks for them again and again."""
+"""The latest values of all metrics of runs, for Prometheus, which requests them repeatedly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class _Gauges:
-    """A collector of one answer."""
+    """A collector for one answer."""
 
     def __init__(self, runs: Sequence[WatchedRun]) -> None:
         self._runs = runs
@@ -28,7 +28,7 @@ class _Gauges:
             own = set[str]()
             for metric, value in run.latest().items():
                 name = "areal_" + re.sub(r"[^a-zA-Z0-9]", "_", metric)
-                if name in own:  # of names that differ in their signs alone, the first counts
+                if name in own:  # of names that only differ in special characters, the first counts
                     continue
                 own.add(name)
                 gauge = found.setdefault(name, GaugeMetricFamily(name, metric, labels=["run"]))
@@ -37,7 +37,7 @@ class _Gauges:
 
 
 def exposition(runs: Sequence[WatchedRun]) -> bytes:
-    """Return the last values in Prometheus' text format."""
+    """Return the latest values in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Gauges(runs))
     return generate_latest(registry)

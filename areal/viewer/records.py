@@ -1,7 +1,7 @@
-"""What an index is made of: the rollouts of a run's updates, and the responses of an evaluation, as rows.
+"""The sources of an index: the rollouts of a run's updates, and the responses of an evaluation, as rows.
 
-A record is a file: of what an update consumed, or of the responses to a benchmark. It is read again exactly
-if its mark (size, time, inode) is another one.
+A record is a file: the batch of an update, or the responses to a benchmark. It is read again if and only if
+its mark (size, time, inode) changes.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from areal.viewer.inside import inside
 from areal.viewer.rollouts import Rollout, rollouts_of, session_of
 
 DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, UserError, ValueError)
-"""What a record raises whose values are not of the kinds that they should be."""
+"""Exceptions of a record whose values have wrong types."""
 _SETTLED = 2.0
-"""Seconds after which the time of a folder tells whether it has changed: such clocks are coarse."""
+"""Seconds after which the time of a folder shows whether it has changed, because file clocks are coarse."""
 _RECORD = re.compile(r"step-([0-9]{6,15})\.jsonl")
 
 
 @dataclass(slots=True)
 class Row:
-    """What a list filters and sorts by, of one rollout or response.
+    """The data of one rollout or response by which a list filters and sorts.
 
     Attributes:
         step: number of the update that consumed it, or of the benchmark in the evaluation, from 1.
         group: number of its group, or of its problem.
-        number: its place in the group, from 1; ``size`` is how many there are, ``mean`` their mean reward.
+        number: its number in the group, from 1; ``size`` is the size of the group, ``mean`` its mean reward.
         parts: the named parts of the reward.
-        tokens: how many were sampled.
-        staleness, oldest, newest: of the weights that sampled it; 0 in an evaluation.
-        start, length: where its line is in the record, in bytes.
+        tokens: number of sampled tokens.
+        staleness, oldest, newest: those of the weights that sampled it; 0 in an evaluation.
+        start, length: place of its line in the record, in bytes.
     """
 
     step: int
@@ -61,12 +61,12 @@ class Row:
 
 
 class Records(Protocol):
-    """All the records of a run or an evaluation."""
+    """All records of a run or an evaluation."""
 
     path: Path
 
     def marks(self) -> dict[int, str]:
-        """Return the mark of each record that there is, by its number."""
+        """Return the mark of each existing record, by its number."""
         ...
 
     def file(self, number: int) -> Path:
@@ -74,17 +74,17 @@ class Records(Protocol):
         ...
 
     def rows(self, number: int) -> tuple[list[Row], bool]:
-        """Return the rows of a record, and whether some of it is damaged."""
+        """Return the rows of a record, and whether a part of it is damaged."""
         ...
 
 
 def mark_of(stat: os.stat_result) -> str:
-    """Return what changes when a file does."""
+    """Return a mark that changes when the file does."""
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
 
 
 class RunRecords:
-    """What the updates of a run consumed; a record appears whole, and is replaced as a whole.
+    """The batches of a run's updates; a record appears as a whole, and is replaced as a whole.
 
     Args:
         path: the run's folder.
@@ -95,7 +95,7 @@ class RunRecords:
         self._seen: tuple[int, dict[int, str]] = (-1, {})
 
     def marks(self) -> dict[int, str]:
-        """Return the mark of each record that there is, by its update."""
+        """Return the mark of each existing record, by its update."""
         folder = inside(self.path, "rollouts")
         try:
             changed = folder.stat().st_mtime_ns
@@ -114,11 +114,11 @@ class RunRecords:
         return found
 
     def file(self, number: int) -> Path:
-        """Return the file of what an update consumed."""
+        """Return the file with the batch of an update."""
         return inside(self.path, "rollouts", f"step-{number:06d}.jsonl")
 
     def rows(self, number: int) -> tuple[list[Row], bool]:
-        """Return the rollouts that an update consumed, and whether some of its record is damaged."""
+        """Return the rollouts of an update's batch, and whether a part of its record is damaged."""
         rows: list[Row] = []
         damaged, start = False, 0
         try:
@@ -130,16 +130,16 @@ class RunRecords:
                     except DAMAGE:
                         damaged = True
                     start += len(line)
-        except FileNotFoundError:  # the run was set back in this moment
+        except FileNotFoundError:  # the run was reset at this moment
             return [], False
         return rows, damaged
 
 
 class SessionRecords:
-    """What ``areal serve --record`` has written: one record, each line of which is a session.
+    """The sessions from ``areal serve --record``: one record, with a session in each line.
 
     Args:
-        path: of the file.
+        path: path of the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -154,7 +154,7 @@ class SessionRecords:
         return self.path
 
     def rows(self, number: int) -> tuple[list[Row], bool]:
-        """Return the sessions, and whether some of them are damaged."""
+        """Return the sessions, and whether some are damaged."""
         rows: list[Row] = []
         damaged, start = False, 0
         with self.path.open("rb") as file:
@@ -179,18 +179,18 @@ def _row(rollout: Rollout, start: int, length: int) -> Row:
 
 
 def numbers(parts: dict[str, float]) -> dict[str, float]:
-    """Return the named parts of a reward as they are shown."""
+    """Return the named parts of a reward in the form in which they are shown."""
     return {plain(str(name)): float(value) for name, value in parts.items()}
 
 
 def finish_of(rollout: Rollout) -> str:
-    """Return how an episode ended: as its last generation, or ``failed`` or ``unfinished``."""
+    """Return how an episode ended: the finish of its last generation, or ``failed`` or ``unfinished``."""
     episode = rollout.episode
     return "failed" if episode.failure else "unfinished" if episode.unfinished else episode.finish
 
 
 class EvaluationRecords:
-    """The responses of an evaluation: a record for each benchmark, in the order of their names.
+    """The responses of an evaluation: one record per benchmark, sorted by name.
 
     Args:
         path: the evaluation's folder.
@@ -211,14 +211,14 @@ class EvaluationRecords:
         }
 
     def file(self, number: int) -> Path:
-        """Return the file of a benchmark; raises UserError without it."""
+        """Return the file of a benchmark; raises UserError if it does not exist."""
         names = self.names()
         if not 1 <= number <= len(names):
             raise UserError(f"{self.path} has {len(names)} benchmarks; {number} is not one of their numbers")
         return inside(self.path, names[number - 1])
 
     def rows(self, number: int) -> tuple[list[Row], bool]:
-        """Return the responses to a benchmark, and whether some of them are damaged."""
+        """Return the responses to a benchmark, and whether some are damaged."""
         path = self.file(number)
         rows: list[Row] = []
         damaged = False

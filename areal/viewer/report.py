@@ -1,4 +1,4 @@
-"""The page as one file that opens from the disk: curves of runs, evaluations, rollouts and sessions."""
+"""The page as one file that can be opened from disk: curves of runs, evaluations, rollouts and sessions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from areal.viewer.sessions import WatchedSessions
 from areal.viewer.watched import Watched, WatchedRun
 
 BYTES = 20 * 10**6
-"""Of rollouts in a report; what is larger is slow to send and to open."""
+"""Default limit of rollouts in a report, because larger files are slow to send and to open."""
 _MODULES = (
     "dom.js",
     "source.js",
@@ -38,21 +38,21 @@ _MODULES = (
     "timeline.js",
     "main.js",
 )
-"""Each after those that it imports."""
+"""Each comes after those that it imports."""
 _IMPORT = re.compile(r"^import \{[^}]*\} from \"\./[a-z]+\.js\";\n", re.MULTILINE)
 _LINKS = re.compile(r"^<(?:link|script) .*\n", re.MULTILINE)
 
 
 def write_report(watched: Sequence[Watched], path: Path, limit: int = BYTES) -> str:
-    """Write a report and return a line that says what is in it.
+    """Write a report and return a line on its content.
 
     Args:
-        watched: which runs, evaluations and sessions.
-        path: of the file; one that is there is replaced.
-        limit: bytes of rollouts, which they share.
+        watched: the runs, evaluations and sessions to include.
+        path: path of the file; an existing one is replaced.
+        limit: maximum bytes of all rollouts together.
 
     Raises:
-        UserError: a record is damaged, or nothing can be written there.
+        UserError: a record is damaged, or the file cannot be written.
     """
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"cannot write {path}: give a file in an existing folder")
@@ -124,7 +124,7 @@ def _responses(watched: Listing, numbers: Iterable[int], limit: int) -> dict[str
 
 
 def _names(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what there is to filter some rows by."""
+    """Return the names by which rows can be filtered."""
     return {
         "envs": sorted({row["env"] for row in rows} - {""}),
         "finishes": sorted({row["finish"] for row in rows}),
@@ -135,7 +135,7 @@ def _names(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _comparisons(evaluations: Sequence[WatchedEvaluation]) -> dict[str, Any]:
-    """Return how each two evaluations differ on each benchmark, or why they cannot be compared."""
+    """Return how each pair of evaluations differs on each benchmark, or why they cannot be compared."""
     comparisons = Comparisons()
     found: dict[str, Any] = {}
     for a, b in permutations(evaluations, 2):
@@ -162,7 +162,7 @@ def _said(name: str, found: dict[str, Any], several: bool, sessions: bool) -> st
 
 
 def _metrics(run: WatchedRun) -> dict[str, Any]:
-    """Return all metrics as one answer of :meth:`WatchedRun.metrics`."""
+    """Return all metrics in the form of one answer of :meth:`WatchedRun.metrics`."""
     whole = run.metrics("")
     while whole["more"]:
         found = run.metrics(whole["mark"])
@@ -174,7 +174,7 @@ def _metrics(run: WatchedRun) -> dict[str, Any]:
 
 
 def _page(data: dict[str, Any]) -> str:
-    """Return the page with everything in it. A policy lets it run these scripts alone, and load nothing."""
+    """Return the complete page, whose security policy only allows its own scripts, and no resources."""
     assets = {name: content.decode() for name, content in read_assets().items()}
     program = "\n".join(_IMPORT.sub("", assets[name]).replace("\nexport ", "\n") for name in _MODULES)
     libraries = [assets["uplot/uPlot.iife.min.js"], assets["temml/temml.min.js"]]

@@ -1,4 +1,4 @@
-"""What an update consumed, as text: each response with what it earned and which weights sampled it."""
+"""The batch of an update as text: each response with its reward and the weights that sampled it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _NO_SESSIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """An episode that was learned from.
+    """An episode of a batch.
 
     Attributes:
         step: number of the update that consumed it.
         group: number of its group.
-        number: its place among the episodes of its group, from 1.
-        size: how many they are.
-        mean: mean reward of its group.
-        episode: what happened.
+        number: its number among the episodes of its group, from 1.
+        size: number of episodes in the group.
+        mean: mean reward of the group.
+        episode: the episode itself.
     """
 
     step: int
@@ -48,13 +48,13 @@ class Rollout:
 
     @property
     def versions(self) -> tuple[int, int]:
-        """The oldest and the newest weights that sampled in it."""
+        """The oldest and the newest version of the weights that sampled in it."""
         sampled = [t.versions[t.loss_mask] for t in self.episode.trajectories]
         return int(min(v.min() for v in sampled)), int(max(v.max() for v in sampled))
 
     @property
     def staleness(self) -> int:
-        """How many updates older than the learner its oldest token was."""
+        """Number of updates by which its oldest token is older than the learner."""
         return self.step - 1 - self.versions[0]
 
     def to_json(self, decode: Decode) -> dict[str, Any]:
@@ -83,12 +83,12 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stretch of a conversation, all of which came from one side.
+    """A part of a conversation from a single author.
 
     Attributes:
-        text: what it says.
-        version: the weights that sampled it; None: the model did not write it.
-        tokens: how many tokens it has.
+        text: its text.
+        version: version of the weights that sampled it; None: the model did not write it.
+        tokens: number of its tokens.
     """
 
     text: str
@@ -101,15 +101,15 @@ class Part:
 
 
 def read_rollouts(run: RunDirectory, step: int | None = None, order: Order = "recorded") -> list[Rollout]:
-    """Return what an update consumed.
+    """Return the batch of an update.
 
     Args:
-        run: of which.
+        run: the run.
         step: number of the update; None: the last one.
-        order: as they were consumed, or by their rewards.
+        order: in the order of the record, or by reward.
 
     Raises:
-        UserError: there is no such update, or its record is damaged.
+        UserError: the update does not exist, or its record is damaged.
     """
     recorded = run.recorded_steps()
     if not recorded:
@@ -130,17 +130,17 @@ def read_rollouts(run: RunDirectory, step: int | None = None, order: Order = "re
 
 
 def in_order(rollouts: list[Rollout], order: Order) -> list[Rollout]:
-    """Return rollouts as they were recorded, or by their rewards."""
+    """Return rollouts in the order of the record, or by reward."""
     if order == "recorded":
         return rollouts
     return sorted(rollouts, key=lambda rollout: rollout.episode.reward, reverse=order == "best")
 
 
 def read_sessions(path: Path) -> tuple[list[Rollout], Decode]:
-    """Return what ``areal serve --record`` has kept in a file, and what makes text of its tokens.
+    """Return the sessions in a file of ``areal serve --record``, and a function that decodes their tokens.
 
     Raises:
-        UserError: it is no such file, or its model has no tokenizer any more.
+        UserError: it is not such a file, or its model no longer has a tokenizer.
     """
     found: list[Rollout] = []
     model = model_of_sessions(path)
@@ -156,10 +156,10 @@ def read_sessions(path: Path) -> tuple[list[Rollout], Decode]:
 
 
 def model_of_sessions(path: Path) -> str:
-    """Return the model whose sessions a file of ``areal serve --record`` has.
+    """Return the model of the sessions in a file of ``areal serve --record``.
 
     Raises:
-        UserError: it is no such file, or has no session yet.
+        UserError: it is not such a file, or has no session yet.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -176,22 +176,22 @@ def model_of_sessions(path: Path) -> str:
 
 
 def session_of(line: bytes, number: int) -> Iterator[Rollout]:
-    """Yield the session of a line, whose number in its file is that of its group."""
+    """Yield the session in a line; its number in the file is that of its group."""
     yield from rollouts_of(replace(Group.from_json(json.loads(line)), id=number), step=1)
 
 
 def rollouts_of(group: Group, step: int) -> Iterator[Rollout]:
-    """Yield the episodes of a group, which update number ``step`` consumed."""
+    """Yield the episodes of a group that update number ``step`` consumed."""
     mean = statistics.fmean(episode.reward for episode in group.episodes)
     for number, episode in enumerate(group.episodes, 1):
         yield Rollout(step, group.id, number, len(group.episodes), mean, episode)
 
 
 def decoder_of(run: RunDirectory) -> Decode:
-    """Return what makes text of a run's tokens, special ones included.
+    """Return a function that converts a run's tokens to text, including special ones.
 
     Raises:
-        UserError: there is no tokenizer: neither in the run nor where its model came from.
+        UserError: there is no tokenizer, neither in the run nor at the source of its model.
     """
     kept = [run.model, *sorted(run.checkpoints.glob("step-*/model"), reverse=True)]
     own = next((str(path) for path in kept if (path / "tokenizer_config.json").is_file()), "")
@@ -199,7 +199,7 @@ def decoder_of(run: RunDirectory) -> Decode:
 
 
 def decoder_in(folder: str) -> Decode:
-    """Return what makes text of the tokens of a model, given by its folder or hub id, special ones included.
+    """Return a function that converts a model's tokens to text, given its folder or hub id.
 
     Raises:
         UserError: it has no tokenizer.
@@ -207,23 +207,23 @@ def decoder_in(folder: str) -> Decode:
     if (file := Path(folder) / "tokenizer.json").is_file():
         from tokenizers import Tokenizer
 
-        read_json(file)  # a damaged one, which that library raises a bare Exception for
-        fast = Tokenizer.from_file(str(file))  # transformers would take seconds to import
+        read_json(file)  # for a damaged file, that library would raise a bare Exception
+        fast = Tokenizer.from_file(str(file))  # importing transformers would take seconds
         return lambda ids: str(fast.decode(ids, skip_special_tokens=False))
     tokenizer = load_tokenizer(folder)
     return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False))
 
 
 def label(image: Image) -> str:
-    """Return what stands for an image in a text."""
+    """Return the text that represents an image."""
     width, height = size_of(image.png)
     return f"[image {width}×{height}]"
 
 
 def parts_of(trajectory: Trajectory, decode: Decode) -> list[Part]:
-    """Cut a conversation where the side that writes changes, or the weights do.
+    """Split a conversation where the author or the version of the weights changes.
 
-    A letter of several tokens goes to the part in which it ends. An image stands for its placeholders.
+    A character of several tokens belongs to the part in which it ends. An image replaces its placeholders.
     """
     found = []
     marks = list(zip(trajectory.loss_mask.tolist(), trajectory.versions.tolist(), strict=True))

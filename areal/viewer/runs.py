@@ -1,4 +1,4 @@
-"""The runs below a folder, each with what it is and how far it has come."""
+"""Finds the runs below a folder, with their descriptions and their progress."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class RunSummary:
 
     Attributes:
         path: its folder.
-        started: when it was started or resumed last, in seconds since the epoch.
+        started: time of its last start or resumption, in seconds since the epoch.
         state: ``running``, ``suspended``, ``finished``, ``stopped``, ``failed``, ``killed``; empty: unknown.
         ended: how it ended, in its own words.
-        step: finished updates.
-        steps: updates that it is to make.
+        step: number of finished updates.
+        steps: total number of updates.
         reward: mean reward of the last update; None: there is none yet.
         accuracy: the last held-out score; None: there is none.
-        env, model: what learns where.
-        error: why there is nothing else; empty: nothing is wrong.
+        env, model: its environment and its model.
+        error: why other data are missing; empty: nothing is wrong.
     """
 
     path: Path
@@ -49,7 +49,7 @@ class RunSummary:
 
 
 def find_runs(folder: Path) -> list[RunSummary]:
-    """Return the runs in a folder, the one that was started last at the end.
+    """Return the runs in a folder, the most recently started one last.
 
     Raises:
         UserError: the folder cannot be read.
@@ -62,7 +62,7 @@ def find_runs(folder: Path) -> list[RunSummary]:
 
 
 def summary_of(path: Path) -> RunSummary:
-    """Return what a run directory says of its run."""
+    """Return the summary of a run from its directory."""
     started = (path / CONFIG).stat().st_mtime
     try:
         config = load_config(path / CONFIG)
@@ -83,14 +83,14 @@ def summary_of(path: Path) -> RunSummary:
 
 
 def last_lines(metrics: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the last line of an update, and the last one with a held-out score; empty: there is none."""
+    """Return the last line of an update, and the last one with a held-out score; empty if there is none."""
     data = metrics.read_bytes() if metrics.exists() else b""
     scored = (line for line in _lines_with(data, b'"eval/') if score_of(line) is not None)
     return next(_lines_with(data, b'"reward/mean"'), {}), next(scored, {})
 
 
 def _lines_with(data: bytes, word: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the lines that have a word, the last one first: most need neither be cut out nor parsed."""
+    """Yield the lines that contain a word, the last one first; most lines need not be extracted or parsed."""
     end = len(data)
     while (place := data.rfind(word, 0, end)) >= 0:
         begin = data.rfind(b"\n", 0, place) + 1
@@ -104,7 +104,7 @@ def _state(path: Path) -> tuple[str, str]:
     """Return a run's state and how it ended."""
     try:
         status = read_status(path)
-    except UserError:  # it has only begun, or is of an old version of areal
+    except UserError:  # it has just begun, or is from an old version of areal
         return "", ""
     state, ended = str(status["state"]), str(status["ended"])
     if state == "ended":

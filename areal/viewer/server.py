@@ -1,4 +1,4 @@
-"""Serves the page, on this machine alone or for whoever has its address."""
+"""Serves the page, to this machine only or to anyone who has its address."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from areal.viewer.watched import Watched
 
 _GRACE = 1
-"""Seconds that answers have to finish at the end."""
+"""Seconds for answers to finish at the end."""
 _ROUND = 0.2
-"""Seconds of indexing in one go; whoever asks waits no longer."""
+"""Maximum seconds of one step of indexing, for which a client may have to wait."""
 _IDLE = 2.0
-"""Seconds between two looks when all is indexed."""
+"""Interval in seconds of checks when everything is indexed."""
 
 
 def serve(watched: Sequence[Watched], host: str = "127.0.0.1", port: int = 0) -> None:
     """Show runs and evaluations until Ctrl-C.
 
     Args:
-        watched: which ones.
-        host: an address of this machine. If others reach it, the page has a random token in its address.
-        port: 0 is a free one.
+        watched: the runs and evaluations to show.
+        host: an address of this machine. If others can reach it, the page's address contains a random token.
+        port: the port; 0: a free one.
 
     Raises:
-        UserError: nothing can be served there.
+        UserError: the address cannot be used.
         KeyboardInterrupt: at the end.
     """
     import uvicorn
@@ -73,18 +73,18 @@ def serve(watched: Sequence[Watched], host: str = "127.0.0.1", port: int = 0) ->
 
 
 def _index(watched: Watched, ended: threading.Event, quiet: Quiet) -> None:
-    """Keep an index up to date, so that whoever asks need not wait; not while somebody does."""
+    """Keep an index up to date, so that clients need not wait; pauses while a client waits."""
     while not ended.is_set():
         quiet.wait(_IDLE)
         try:
             left = watched.index.update(_ROUND, go_on=quiet)
-        except UserError:  # the page, which needs the index, too, says it
+        except UserError:  # the page also needs the index, and shows the error
             return
         ended.wait(0.01 if left else _IDLE)
 
 
 def require_framework() -> None:
-    """Make sure that a server can start; raises UserError if it cannot."""
+    """Check that a server can start; raises UserError if it cannot."""
     try:
         import prometheus_client  # noqa: F401
         import starlette  # noqa: F401

@@ -1,4 +1,4 @@
-"""What ``areal serve --record`` kept, as the page sees it: each session with its conversations and tokens."""
+"""The sessions from ``areal serve --record`` for the page, with their conversations and tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from areal.viewer.rollouts import Decode, Rollout, decoder_in, model_of_sessions
 
 
 def files_of_sessions(path: Path) -> list[Path]:
-    """Return the files of sessions that a path stands for: itself, or those in a folder of nothing else."""
+    """Return the session files of a path: the path itself, or the files of a folder without others."""
     if path.is_file():
         return [path]
     if (path / CONFIG).is_file():
@@ -26,7 +26,7 @@ def files_of_sessions(path: Path) -> list[Path]:
     try:
         for file in found:
             model_of_sessions(file)
-    except UserError:  # an evaluation's, perhaps
+    except UserError:  # it may belong to an evaluation
         return []
     return found
 
@@ -35,12 +35,12 @@ class WatchedSessions(Listing):
     """The sessions of one file, which may grow.
 
     Args:
-        name: that the page calls it by.
-        path: the file.
+        name: its name on the page.
+        path: path of the file.
         cache: folder of its index.
 
     Raises:
-        UserError: it is no such file.
+        UserError: it is not such a file.
     """
 
     def __init__(self, name: str, path: Path, cache: Path) -> None:
@@ -50,7 +50,7 @@ class WatchedSessions(Listing):
         self._count = "", 0
 
     def state(self) -> dict[str, Any]:
-        """Return how many sessions there are, of which model, and when the last one ended."""
+        """Return the number of sessions, their model, and the end of the last one."""
         stat = self.path.stat()
         if self._count[0] != (mark := mark_of(stat)):
             self._count = mark, self.path.read_bytes().count(b"\n")
@@ -63,7 +63,7 @@ class WatchedSessions(Listing):
         return {"model": plain(self._model)}
 
     def reader(self) -> Read:
-        """Return what reads sessions."""
+        """Return a reader of sessions."""
         return self._read
 
     def _read(self, row: dict[str, Any]) -> _Entry:
@@ -76,31 +76,31 @@ class WatchedSessions(Listing):
         return _Entry(rollout, self)
 
     def make_decoder(self) -> Decode:
-        """Return what makes text of tokens; raises UserError if there is no tokenizer."""
+        """Return a function that converts tokens to text; raises UserError if there is no tokenizer."""
         return decoder_in(self._model)
 
     def called(self, step: int, group: int, number: int | None) -> str:
-        """Return what a session is called."""
+        """Return the name of a session."""
         return f"session {group}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A session, read whole."""
+    """A session with all its data."""
 
     rollout: Rollout
     watched: WatchedSessions
 
     def text(self) -> str:
-        """Return all that is in its conversations, as one text."""
+        """Return the text of all its conversations."""
         return text_of(self.rollout.episode.trajectories, self.watched.decode)
 
     def excerpt(self) -> str:
-        """Return how its last response begins."""
+        """Return the beginning of its last response."""
         return excerpt_of(self.rollout.episode.trajectories[-1], self.watched.decode)
 
     def whole(self) -> dict[str, Any]:
-        """Return plain data of all of it."""
+        """Return all its data as plain data."""
         rollout, episode = self.rollout, self.rollout.episode
         facts = {
             "session": str(episode.task.get("session", "")),
@@ -120,7 +120,7 @@ class _Entry:
             "seconds": round(episode.ended - episode.started, 3),
             "latency": {},
         }
-        # Of one version, as the weights of an evaluation.
+        # The weights have one version, as in an evaluation.
         said = [
             {**plain_conversation(each, self.watched.decode), "versions": None}
             for each in episode.trajectories

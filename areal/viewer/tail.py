@@ -1,4 +1,4 @@
-"""The new lines of a file of JSON lines that grows."""
+"""Reads the new lines of a growing JSON lines file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Line = dict[str, Any]
 
 
 class Tail:
-    """Reads what is new in a file each time.
+    """Reads the new part of a file each time.
 
     Args:
-        keys: that are kept of each line; None: all.
+        keys: keys of each line to keep; None: all.
     """
 
     def __init__(self, keys: set[str] | None = None) -> None:
@@ -23,7 +23,7 @@ class Tail:
         self._inode, self._read = -1, 0
 
     def read(self, path: Path) -> tuple[list[Line], bool]:
-        """Return the new lines, and whether they replace all before: the file is another one, or gone."""
+        """Return the new lines, and whether they replace the earlier ones, as after the file is replaced."""
         try:
             with path.open("rb") as file:
                 stat = os.fstat(file.fileno())

@@ -24,7 +24,7 @@ _ENDS = {
 
 
 def shown(rollout: Rollout, decode: Decode) -> Text:
-    """Return a rollout: what it earned, and its conversations, with the weights before what each sampled."""
+    """Return a rollout with its reward and its conversations; samples follow the version of their weights."""
     from rich.text import Text
 
     episode = rollout.episode
@@ -51,7 +51,7 @@ def shown(rollout: Rollout, decode: Decode) -> Text:
 
 
 def _role(episode: Episode, trajectory: Trajectory) -> str:
-    """Return who speaks in a conversation, what it earned, and which moves of the game are in it."""
+    """Return the speaker of a conversation, the speaker's reward, and the moves of the game in it."""
     moves = ", ".join(str(call + 1) for call in trajectory.calls)
     earned = episode.players.get(trajectory.player, 0.0)
     return f"{plain(trajectory.player)}: reward {earned:g}, move{'s' * (len(trajectory.calls) > 1)} {moves}"
@@ -74,11 +74,11 @@ def _facts(rollout: Rollout) -> Iterator[str]:
 
 _COLUMNS = ("run", "state", "updates", "reward", "accuracy", "environment", "model")
 _LEAST = 5
-"""Columns without which a table is no list any more."""
+"""Columns that every table contains."""
 
 
 def list_of(runs: Sequence[RunSummary], width: int) -> list[Table]:
-    """Return tables that list runs in ``width`` characters; columns on the right are left out if need be."""
+    """Return tables that list runs in ``width`` characters; columns on the right are omitted if necessary."""
     rows = [[plain(cell) for cell in _row(run)] for run in runs]
     for count in range(len(_COLUMNS), _LEAST - 1, -1):
         found = fitted(_COLUMNS[:count], [row[:count] for row in rows], width)

@@ -1,9 +1,9 @@
-"""Who did what when in a run: spans of the learner and of each engine, restarts, staleness, latencies.
+"""The timeline of a run: spans of the learner and of each engine, restarts, staleness, latencies.
 
-Everything here is from ``metrics.jsonl`` and ``events.jsonl``. What was not recorded is left out, and said;
-no time is made up. A step is recorded when it ends, with its length and the seconds of it in which the
-learner waited for its batch; a load when the engine samples again, with the length of its pause. Times are
-seconds since the epoch.
+All data come from ``metrics.jsonl`` and ``events.jsonl``. Missing data are omitted and reported; no time is
+invented. A step is recorded when it ends, with its length and the seconds in which the learner waited for its
+batch; a load is recorded when the engine samples again, with the length of its pause. Times are seconds since
+the epoch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from areal.viewer.tail import Line, Tail
 from areal.viewer.updates import PARTS, Span, Update
 
 Window = Literal["all"] | float | tuple[int, int]
-"""What to show: all, the last seconds, or a range of updates."""
+"""The part to show: everything, the last seconds, or a range of updates."""
 LEARNER = "learner"
 _KEYS = {
     "step",
@@ -33,24 +33,24 @@ _KEYS = {
     *(f"latency/{part}" for part in PARTS),
 }
 MOST = 3000
-"""Updates of one answer, the last ones: some hundred kilobytes, and more than a screen has pixels."""
+"""Number of last updates in one answer: a few hundred kilobytes, and more than a screen has pixels."""
 _WAITS = {
     ("the learner", "a batch"): "wait",
     ("the run", "the learner's update"): "train",
     ("the learner", "the engines to load weights"): "load",
 }
-"""What a run says that it waits for now, and what the learner does meanwhile."""
+"""What a run says it is waiting for, and the corresponding activity of the learner."""
 _MARKS = {"lost": "lost", "restarted": "started again", "resumed": "resumed", "left": "left"}
-"""Events that are marked, and what is said of them."""
+"""Marked events, and their descriptions."""
 
 
 def tail_of_metrics() -> Tail:
-    """Return a reader of ``metrics.jsonl`` that keeps what a timeline needs."""
+    """Return a reader of ``metrics.jsonl`` that keeps the data of a timeline."""
     return Tail(_KEYS)
 
 
 def updates_of(rows: Sequence[Line]) -> list[Update]:
-    """Return the updates whose times are recorded, in order."""
+    """Return the updates with recorded times, in order."""
     found = []
     for row in rows:
         step, end, length = finite(row, "step"), finite(row, "time"), finite(row, "time/step")
@@ -68,14 +68,14 @@ def updates_of(rows: Sequence[Line]) -> list[Update]:
 
 def _latency(row: Line) -> dict[str, float] | None:
     whole = finite(row, "latency/episode")
-    verifier = finite(row, "latency/verifier") or 0.0  # which runs of an older areal do not tell apart
+    verifier = finite(row, "latency/verifier") or 0.0  # runs of an older areal do not distinguish it
     parts = {part: finite(row, f"latency/{part}") for part in PARTS} | {"verifier": verifier}
     known = {part: seconds for part, seconds in parts.items() if seconds is not None}
     if whole is None or len(known) < len(PARTS):
         return None
     known["env"] = max(0.0, known["env"] - verifier)
     inside = sum(seconds for part, seconds in known.items() if part != "buffer")
-    return {**known, "other": max(0.0, whole - inside)}  # calls at once may sum to more
+    return {**known, "other": max(0.0, whole - inside)}  # concurrent calls may sum to more
 
 
 def events_of(lines: Sequence[Line]) -> list[Line]:
@@ -86,8 +86,8 @@ def events_of(lines: Sequence[Line]) -> list[Line]:
 def marks_of(events: Sequence[Line], version: int = 0) -> list[Line]:
     """Return where parts were lost, came back or left, and where the run was resumed.
 
-    Each has its ``time``, ``what`` happened, the ``part``, a ``text`` with the cause, and the ``step``: how
-    many updates had been published by then, ``version`` of them before these events.
+    Each mark has its ``time``, ``what`` happened, the ``part``, a ``text`` with the cause, and the ``step``:
+    the number of updates published by then; ``version`` of them were published before these events.
     """
     found = []
     for event in events:
@@ -112,10 +112,10 @@ def marks_of(events: Sequence[Line], version: int = 0) -> list[Line]:
 
 
 class LearnerLane:
-    """What the learner did, as its updates and events come.
+    """The spans of the learner, built as its updates and events arrive.
 
-    Kinds: ``wait`` for a batch, ``train``, ``load``: wait until engines have loaded, ``publish``, and
-    ``lost``, until it was back. Without the times of its updates, each publication is a moment.
+    Kinds: ``wait`` for a batch, ``train``, ``load`` (wait until engines have loaded), ``publish``, and
+    ``lost``, until it is back. If the times of its updates are unknown, each publication is a moment.
     """
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class LearnerLane:
         self._lost: float | None = None
 
     def note(self, event: Line) -> None:
-        """Take an event."""
+        """Add an event."""
         kind, now, version = event["event"], event["time"], finite(event, "version")
         if kind == "published":
             self._moments.append((now, now, "publish", int(version or 0)))
@@ -139,11 +139,11 @@ class LearnerLane:
         elif self._lost is not None and kind == "restarted" and event.get("part") == LEARNER:
             self._spans.append((self._lost, now, "lost", 0))
             self._lost = None
-        elif kind == "resumed":  # nobody knows for how long the run went on
+        elif kind == "resumed":  # it is unknown how long the run continued before
             self._lost = None
 
     def add(self, update: Update) -> None:
-        """Take an update, whose events are known: they are written before it is recorded."""
+        """Add an update. Its events are known, because they are written before it is recorded."""
         step, spans = update.step, self._spans
         spans.append((update.start, update.taken, "wait", step))
         # The line of the update is written just after that, with a time in milliseconds.
@@ -159,27 +159,27 @@ class LearnerLane:
         ready, seconds = made[-1]
         trained = ready - seconds
         spans.append((trained - update.train, trained, "train", step))
-        # The memory of the version before is written anew, once no engine reads it.
+        # The memory of the previous version is overwritten when no engine reads it any more.
         before = [time for time in self._loads.get(step - 1, ()) if trained < time < ready]
         if before:
             spans.append((trained, before[-1], "load", step - 1))
             trained = before[-1]
         spans.append((trained, ready, "publish", step))
         after = [time for time in self._loads.get(step, ()) if ready < time <= update.end]
-        if after:  # as at η=0
+        if after:  # for example with η=0
             spans.append((ready, after[-1], "load", step))
 
     def spans(self, end: float, updates: bool) -> list[Span]:
-        """Return the spans until now; ``updates``: the times of some are known."""
+        """Return the spans so far; ``updates``: whether the times of some updates are known."""
         lost = [] if self._lost is None else [(self._lost, end, "lost", 0)]
         return self._spans + lost + ([] if updates else self._moments)
 
 
 class EngineLanes:
-    """What each engine did, as events come.
+    """The spans of each engine, built as events arrive.
 
-    Kinds: ``up``: it has weights to sample with; ``load``: it was paused for a load, of which without a
-    recorded pause only the moment is known; ``lost``, until it has loaded again.
+    Kinds: ``up``: it has weights to sample with; ``load``: it was paused for a load (only a moment, if the
+    length of the pause was not recorded); ``lost``, until it has loaded again.
     """
 
     def __init__(self) -> None:
@@ -192,13 +192,13 @@ class EngineLanes:
             self._lanes[name].append((state[0], max(state[0], at), state[1], 0))
 
     def note(self, event: Line, ends: Sequence[float]) -> None:
-        """Take an event; ``ends`` are those of the updates."""
+        """Add an event; ``ends`` are the ends of the updates."""
         kind, now = event["event"], event["time"]
         name = str(event.get("engine", event.get("part", "")))
         if kind == "restarted" and name == LEARNER:
             self._recovering = True
         elif kind == "published" and event.get("of_new_learner"):
-            if not self._recovering:  # the run itself begins, or goes on: what was up had ended with it
+            if not self._recovering:  # the run itself begins or resumes, so earlier engines have ended
                 seen = bisect_left(ends, now) - 1
                 for each in list(self._since):
                     self._close(each, max(self._last, ends[seen] if seen >= 0 else 0.0))
@@ -218,25 +218,25 @@ class EngineLanes:
         self._last = now
 
     def spans(self, end: float) -> dict[str, list[Span]]:
-        """Return the spans of each engine until now, by its name."""
+        """Return the spans of each engine so far, by name."""
         open_ones = {name: [(at, max(at, end), state, 0)] for name, (at, state) in self._since.items()}
         names = sorted(self._lanes, key=lambda name: (len(name), name))
         return {name: self._lanes[name] + open_ones.get(name, []) for name in names}
 
 
 class Timeline:
-    """What a run did so far; what is new is added as it comes, and nothing is computed twice.
+    """The timeline of a run so far; new data are added as they arrive, and nothing is computed twice.
 
     Args:
-        rows: of ``metrics.jsonl``.
-        lines: of ``events.jsonl``.
+        rows: lines of ``metrics.jsonl``.
+        lines: lines of ``events.jsonl``.
     """
 
     def __init__(self, rows: Sequence[Line] = (), lines: Sequence[Line] = ()) -> None:
         self.updates: list[Update] = []
         self.marks: list[Line] = []
         self.taken: dict[int, float] = {}
-        """When each batch was consumed, as closely as it is known."""
+        """When each batch was consumed, as precisely as it is known."""
         self._ends: list[float] = []
         self._falls = FallWatch()
         self._steps: set[int] = set()
@@ -248,7 +248,7 @@ class Timeline:
         self.add(rows, lines)
 
     def add(self, rows: Sequence[Line], lines: Sequence[Line]) -> None:
-        """Take new lines of both files, of the events at least those that were written before the rows."""
+        """Add new lines of both files, including at least the events that were written before the rows."""
         updates, events = updates_of(rows), events_of(lines)
         self._ends += [update.end for update in updates]
         self.marks += marks_of(events, self._version)
@@ -275,16 +275,16 @@ class Timeline:
 
     @property
     def begin(self) -> float:
-        """When it began; 0 if nothing is known."""
+        """When the run began; 0 if it is unknown."""
         return min(self._begin, self._end)
 
     def end(self, status: Line | None = None) -> float:
-        """Return when it ended; of a run that goes on, when its status was written."""
+        """Return when the run ended or, for a running run, when its status was written."""
         now = None if status is None else finite(status, "time")
         return self._end if now is None else max(self._end, now)
 
     def lanes(self, status: Line | None = None) -> dict[str, list[Span]]:
-        """Return the spans of the learner and of each engine; ``status`` is that of a run that goes on."""
+        """Return the spans of the learner and of each engine; ``status`` is that of a running run."""
         end = self.end(status)
         lanes = {LEARNER: self._learner.spans(end, bool(self.updates)), **self._engines.spans(end)}
         now = None if status is None else finite(status, "time")
@@ -293,7 +293,7 @@ class Timeline:
         return lanes
 
     def missing(self) -> list[str]:
-        """Return sentences that say what the run did not record, as runs of older versions."""
+        """Return sentences on the data that the run did not record, for example in older versions."""
         found = []
         if not self._has_events and self._made:
             found.append("There is no events.jsonl: engines, loads of weights and restarts are not shown.")
@@ -313,7 +313,7 @@ class Timeline:
         return found
 
     def window(self, wanted: Window, status: Line | None = None) -> tuple[float, float, int]:
-        """Return when what is wanted begins and ends, and how many updates are left out before that."""
+        """Return the start and end of the requested part, and the number of updates omitted before it."""
         begin, end = self.begin, self.end(status)
         if isinstance(wanted, tuple):
             inside = [update for update in self.updates if wanted[0] <= update.step <= wanted[1]]
@@ -331,13 +331,13 @@ class Timeline:
         """Return a part as plain data, with times in seconds from ``zero``.
 
         Args:
-            wanted: which part.
-            status: of a run that goes on; None: it does not.
+            wanted: the part.
+            status: status of a running run; None: it is not running.
 
         Returns:
             ``start`` and ``end``; ``lanes`` with the spans of each; ``updates`` as columns; ``falls`` of
-            tokens/s, with the places of their updates in the columns; ``marks``; ``taken``: when each update
-            took its batch; what is ``missing``; how many are ``left_out``.
+            tokens/s, with the indices of their updates in the columns; ``marks``; ``taken``: when each update
+            took its batch; ``missing`` data; and the number of updates that are ``left_out``.
         """
         start, end, left_out = self.window(wanted, status)
         zero = self.begin
@@ -388,11 +388,11 @@ class Timeline:
     @staticmethod
     def _shows(update: Update, wanted: Window, start: float, end: float) -> bool:
         if isinstance(wanted, tuple) and not wanted[0] <= update.step <= wanted[1]:
-            return False  # it touches one that is wanted
+            return False  # it is adjacent to one that is requested
         return update.end > start and update.start < end
 
     def _fallen(self, places: Sequence[int], lanes: Mapping[str, Sequence[Span]]) -> list[Line]:
-        """Return the falls of tokens/s among some updates, which are named by their places among these."""
+        """Return the falls of tokens/s among some updates, with indices relative to these updates."""
         column = {place: i for i, place in enumerate(places)}
         low = {place: usual for place, usual in self._falls.low.items() if place in column}
         if not low:
@@ -410,7 +410,7 @@ class Timeline:
 
 
 def _begun(status: Line, now: float, updates: Sequence[Update]) -> Iterator[Span]:
-    """Yield what the learner of a run that goes on does now."""
+    """Yield the current activity of the learner of a running run."""
     step = updates[-1].step + 1 if updates else 1
     for wait in status.get("waits", ()):
         kind, seconds = _WAITS.get((wait.get("who"), wait.get("what"))), finite(wait, "seconds")

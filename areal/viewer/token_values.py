@@ -1,4 +1,4 @@
-"""What the learner computed of each token of a few rollouts, as the page takes it."""
+"""The learner's values for each token of a few rollouts, in the form of the page."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from areal.viewer.listing import plain_data
 from areal.viewer.records import DAMAGE
 
 Known = dict[tuple[int, int, int], TokenValues]
-"""What an update computed of tokens, by the group, the number and the conversation."""
+"""Token values of an update, by group, number and conversation."""
 
 
 def read_token_values(run: RunDirectory, step: int) -> Known:
-    """Return what an update computed of tokens; nothing where that was not recorded.
+    """Return the token values of an update; empty if they were not recorded.
 
     Raises:
         UserError: the record is damaged.
@@ -31,10 +31,10 @@ def read_token_values(run: RunDirectory, step: int) -> Known:
 
 
 def of_each_token(trajectory: Trajectory, known: TokenValues | None) -> dict[str, list[float | None]]:
-    """Return values of the sampled tokens as values of all tokens, null for the others.
+    """Expand values of the sampled tokens to all tokens, with null for the others.
 
     Raises:
-        UserError: they are of another trajectory.
+        UserError: they belong to another trajectory.
     """
     found = {}
     for name, column in ({} if known is None else known.values).items():

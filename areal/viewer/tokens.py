@@ -1,4 +1,4 @@
-"""The text of each token of a conversation, letters of several tokens kept whole."""
+"""The text of each token of a conversation; characters of several tokens stay whole."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from areal.viewer.rollouts import Decode
 
 _PENDING = 16
-"""Tokens that may wait for the end of a letter, more than any has; bytes that end none stay as they are."""
+"""Number of tokens that may wait for the end of a character; bytes that form none stay as they are."""
 
 
 def pieces(ids: Sequence[int], decode: Decode) -> list[str]:
-    """Return the text of each token; together they are the text of all.
+    """Return the text of each token; together they form the whole text.
 
-    A letter of several tokens belongs to the one in which it ends; those before it are empty. Each token is
-    decoded after those of the letter before, since some tokenizers write a token otherwise at the beginning.
+    A character of several tokens belongs to the last one; the earlier ones are empty. Each token is decoded
+    after those of the previous character, because some tokenizers decode a token differently at the
+    beginning.
     """
     found: list[str] = []
     begin = read = 0

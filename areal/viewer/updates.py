@@ -1,29 +1,29 @@
-"""The updates of a run and the spans of who worked, as a timeline has them."""
+"""The updates of a run and the spans of its parts, for a timeline."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 Span = tuple[float, float, str, int]
-"""When it began and ended, what it was, and the update or the version that it belongs to."""
+"""Start, end, kind, and the update or the version of a span."""
 PARTS = ("model", "env", "verifier", "env_queue", "buffer")
-"""Of the latency of a rollout, as metrics name them; here the environment's is without its verifier's."""
+"""Parts of a rollout's latency, as in the metrics; here, the environment's excludes its verifier's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """An update whose times are known.
+    """An update with known times.
 
     Attributes:
         step: its number.
-        start: when the one before it ended.
-        taken: when its batch was there.
+        start: when the previous one ended.
+        taken: when its batch was available.
         end: when it was recorded.
         train: seconds of the learner's work.
-        generate: share of the step in which engines generated, on average; None: unknown.
-        tokens_per_s: generated tokens a second; None: unknown.
-        length: mean tokens of the responses; None: unknown.
-        latency: seconds by parts of :data:`PARTS`, and those of the ``other`` parts; None: unknown.
+        generate: mean share of the step in which engines generated; None: unknown.
+        tokens_per_s: generated tokens per second; None: unknown.
+        length: mean number of tokens of the responses; None: unknown.
+        latency: seconds by part of :data:`PARTS`, and of the ``other`` parts; None: unknown.
     """
 
     step: int

@@ -1,4 +1,4 @@
-"""A run as the page sees it: plain data of what it is, what it measured and what it learned from."""
+"""A run for the page, as plain data: its description, its metrics and its batches."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ from areal.viewer.timeline import Timeline, Window, tail_of_metrics
 from areal.viewer.token_values import Known, of_each_token, read_token_values
 
 _CHUNK = 4 * 2**20
-"""Bytes of metrics in one answer."""
+"""Maximum bytes of metrics in one answer."""
 _AT_ONCE = 2**20
-"""Bytes of metrics up to which the first answer has all of them."""
+"""Maximum bytes of metrics for which the first answer contains all of them."""
 _OUTLINE = 1000
-"""Updates that the first answer has of more: about as many as a chart has pixels."""
+"""Otherwise, the number of updates in the first answer: about the number of pixels of a chart."""
 _TAIL = 2 * 2**20
-"""Bytes of the last metrics, which alarms are looked for in."""
+"""Number of bytes of the last metrics that are searched for alarms."""
 _MARKS = 200
-"""Restarts and resumptions that are told with the state of a run."""
+"""Maximum number of restarts and resumptions in the state of a run."""
 _NOR = "; it has no NAME.jsonl either, as an evaluation and the sessions of `areal serve --record` have"
 _LIVES = ("running", "suspended")
 _NOW = ("waiting", "groups")
-"""Of the lines of ``areal status``, those that are told with the state of a run that goes on."""
+"""Lines of ``areal status`` that are included in the state of a running run."""
 
 
 class WatchedRun(Listing):
     """One run.
 
     Args:
-        name: that the page calls it by.
+        name: its name on the page.
         run: its directory.
         cache: folder of its index.
     """
@@ -77,7 +77,7 @@ class WatchedRun(Listing):
             inside(self.run.path, file)
 
     def state(self) -> dict[str, Any]:
-        """Return how it is, and what is wrong with it."""
+        """Return its state and its problems."""
         self._check()
         found = summary_of(self.run.path)
         over = bool(found.state) and found.state not in _LIVES
@@ -93,14 +93,14 @@ class WatchedRun(Listing):
         )
 
     def _status(self) -> dict[str, Any]:
-        """Return the status; empty: the run is of an old version, or has only begun."""
+        """Return the status; empty: the run is from an old version, or has just begun."""
         try:
             return read_status(self.run.path)
         except UserError:
             return {}
 
     def _now(self) -> list[str]:
-        """Return what it waits for and how far its groups are, in the words of ``areal status``."""
+        """Return what it waits for and the progress of its groups, in the words of ``areal status``."""
         status = self._status()
         return [f"{name}: {value}" for name, value in rows(status) if name in _NOW] if status else []
 
@@ -110,10 +110,10 @@ class WatchedRun(Listing):
             return self._timeline_now().marks[-_MARKS:]
 
     def _timeline_now(self) -> Timeline:
-        """Return the timeline with what is new."""
+        """Return the timeline, including new data."""
         rows, again = self._rows.read(inside(self.run.path, METRICS))
         events, other = self._events.read(inside(self.run.path, EVENTS))  # after the rows: what led to them
-        if again or other:  # it was set back: what is known of the other file is of what is gone, too
+        if again or other:  # the run was reset, so data of the other file are outdated, too
             self._rows, self._events = tail_of_metrics(), Tail()
             rows, _ = self._rows.read(inside(self.run.path, METRICS))
             events, _ = self._events.read(inside(self.run.path, EVENTS))
@@ -122,12 +122,12 @@ class WatchedRun(Listing):
         return self._timeline
 
     def timeline(self, wanted: Window) -> dict[str, Any]:
-        """Return who did what when; see :meth:`areal.viewer.timeline.Timeline.view`.
+        """Return the timeline; see :meth:`areal.viewer.timeline.Timeline.view`.
 
         Returns:
-            Besides that, ``groups``: when each was consumed, by which update, its number, and its staleness;
-            the ``bound`` of the staleness, null if there is none; ``left``, updates whose groups are not in
-            the index yet; whether the run is ``live``.
+            In addition, ``groups``: for each, when and by which update it was consumed, its number, and its
+            staleness; the ``bound`` of the staleness, null if there is none; ``left``, the number of updates
+            whose groups are not in the index yet; and ``live``, whether the run is running.
         """
         self._check()
         status = self._status()
@@ -149,7 +149,7 @@ class WatchedRun(Listing):
         )
 
     def latest(self) -> dict[str, float]:
-        """Return the last value of each metric, and whether the run goes on: ``running``, 1 or 0."""
+        """Return the latest value of each metric, and whether the run is running: ``running``, 1 or 0."""
         self._check()
         values = {"running": float(summary_of(self.run.path).state == "running")}
         for line in self._last_lines():
@@ -169,7 +169,7 @@ class WatchedRun(Listing):
             return []
 
     def settings(self) -> dict[str, str]:
-        """Return each setting and its value, as text; those that the objective's preset decides, too."""
+        """Return each setting and its value as text, including those of the objective's preset."""
         try:
             config = yaml.safe_load(
                 inside(self.run.path, CONFIG).read_text(encoding="utf-8", errors="replace")
@@ -182,16 +182,17 @@ class WatchedRun(Listing):
         return flat_settings(config)
 
     def metrics(self, mark: str, chunk: int = _CHUNK) -> dict[str, Any]:
-        """Return the metrics that are new.
+        """Return the new metrics.
 
         Args:
-            mark: that came with those before; empty at first. It names the file and how far it was read.
-            chunk: bytes to read at most.
+            mark: mark from the previous answer; empty at first. It identifies the file and the position in
+                it.
+            chunk: maximum number of bytes to read.
 
         Returns:
             ``columns`` of the new lines by name, null where a line has no such value; their number,
-            ``length``; the next ``mark``; ``again``, if they replace those before (a run that was set back
-            writes its file anew); ``more``, if others wait.
+            ``length``; the next ``mark``; ``again``, if they replace the earlier ones (a run that was reset
+            rewrites its file); ``more``, if others remain.
         """
         try:
             with inside(self.run.path, METRICS).open("rb") as file:
@@ -214,11 +215,11 @@ class WatchedRun(Listing):
         }
 
     def outline(self) -> dict[str, Any]:
-        """Return the metrics for a first look: all of them, or those of every so many updates.
+        """Return the metrics for a first view: all of them, or those of updates at a regular interval.
 
         Returns:
-            As :meth:`metrics` does; with a part of them also ``every``, of how many updates it has one. The
-            ``mark`` then asks for all, from the beginning.
+            The same as :meth:`metrics`; if only a part is included, also ``every``, the interval in updates.
+            The ``mark`` then requests all metrics, from the beginning.
         """
         try:
             data = inside(self.run.path, METRICS).read_bytes()
@@ -228,44 +229,44 @@ class WatchedRun(Listing):
             return self.metrics("")
         raw = data[: data.rfind(b"\n") + 1].splitlines()
         every = max(1, len(raw) // _OUTLINE)
-        # Held-out scores have lines of their own, and are few; the last line is what the page says of now.
+        # Held-out scores have separate lines, and are few; the page shows the last line as the current state.
         chosen = (line for i, line in enumerate(raw) if (len(raw) - 1 - i) % every == 0 or b'"eval/' in line)
         lines = [line for each in chosen if (line := parsed(each)) is not None]
         found = {"mark": "all", "again": True, "more": True, "length": len(lines), "every": every}
         return {**found, "columns": _columns(lines)}
 
     def reader(self) -> Read:
-        """Return what reads rollouts for one answer."""
+        """Return a reader of rollouts for one answer."""
         return _Reader(self)
 
     def make_decoder(self) -> Decode:
-        """Return what makes text of tokens; raises UserError if there is no tokenizer."""
+        """Return a function that converts tokens to text; raises UserError if there is no tokenizer."""
         return decoder_of(self.run)
 
     def called(self, step: int, group: int, number: int | None) -> str:
-        """Return what a group, or one rollout of it, is called."""
+        """Return the name of a group, or of one rollout of it."""
         which = f"group {group}" if number is None else f"rollout {number} of group {group}"
         return f"{which} of update {step}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A rollout, read whole."""
+    """A rollout with all its data."""
 
     rollout: Rollout
     watched: WatchedRun
     reader: _Reader
 
     def text(self) -> str:
-        """Return all that is in its conversations, as one text."""
+        """Return the text of all its conversations."""
         return text_of(self.rollout.episode.trajectories, self.watched.decode)
 
     def excerpt(self) -> str:
-        """Return how its last response begins."""
+        """Return the beginning of its last response."""
         return excerpt_of(self.rollout.episode.trajectories[-1], self.watched.decode)
 
     def whole(self) -> dict[str, Any]:
-        """Return plain data of all of it."""
+        """Return all its data as plain data."""
         rollout, episode = self.rollout, self.rollout.episode
         oldest, newest = rollout.versions
         facts = {
@@ -302,7 +303,7 @@ class _Entry:
 
 
 class _Reader:
-    """Reads rollouts by their rows in the index; of a group that was just read the file is not read again."""
+    """Reads rollouts by their rows in the index; the file of a group that was just read is not read again."""
 
     def __init__(self, watched: WatchedRun) -> None:
         self._watched = watched
@@ -310,7 +311,7 @@ class _Reader:
         self._values: tuple[int, Known] = (0, {})
 
     def token_values(self, step: int) -> Known:
-        """Return what an update computed of the tokens of some of its rollouts."""
+        """Return an update's values for the tokens of some of its rollouts."""
         if self._values[0] != step:
             self._values = step, read_token_values(self._watched.run, step)
         return self._values[1]
@@ -339,7 +340,7 @@ class _Reader:
 
 
 def _columns(lines: list[dict[str, Any]]) -> dict[str, list[float | None]]:
-    """Return the finite numbers of some lines by name, in six digits."""
+    """Return the finite numbers of lines by name, with six digits."""
     columns: dict[str, list[float | None]] = {}
     for number, line in enumerate(lines):
         for key in line:
@@ -354,10 +355,10 @@ Watched = WatchedRun | WatchedEvaluation | WatchedSessions
 
 
 def watch(paths: list[str], cache: Path) -> list[Watched]:
-    """Return some runs, evaluations and files of sessions, each under a name of its own.
+    """Return runs, evaluations and files of sessions, each with a unique name.
 
     Raises:
-        UserError: one of them is none of these.
+        UserError: a path is none of these.
     """
     sessions = {path: files_of_sessions(Path(path)) for path in paths}
     folders = {each.resolve(): str(each) for path in paths for each in sessions[path] or [Path(path)]}
@@ -375,11 +376,11 @@ def watch(paths: list[str], cache: Path) -> list[Watched]:
 
 
 def _of_preset(learner: dict[str, Any]) -> dict[str, str]:
-    """Return what the preset decides of a run's settings of the learner."""
+    """Return the learner settings of a run that its preset determines."""
     given = {name: value for name, value in learner.items() if name in Objective.model_fields}
     try:
         choices = Objective(**given).choices()
-    except ValueError:  # of another version of areal
+    except ValueError:  # from another version of areal
         return {}
     left = {name: value for name, value in choices.items() if given.get(name) is None and value is not None}
     return {name: f"{value} (preset)" for name, value in left.items()}

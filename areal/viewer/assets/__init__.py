@@ -1,7 +1,7 @@
-"""The page's own files. They are used as they are: there is no build step.
+"""The page's own files. They are used unchanged, without a build step.
 
-The charts are drawn by uPlot, in ``uplot/``, and TeX is read by Temml, in ``temml/`` (both MIT). Their
-READMEs say where they are from.
+uPlot, in ``uplot/``, draws the charts, and Temml, in ``temml/``, renders TeX (both MIT). Their READMEs name
+their sources.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""Kinds of files that are served; there are others beside them, such as licences."""
+"""Types of files that are served; the folder also contains others, such as licences."""
 
 
 def read_assets() -> dict[str, bytes]:
-    """Return the files that are served, by their names."""
+    """Return the served files by name."""
     folder = Path(__file__).parent
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
