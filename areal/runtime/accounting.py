@@ -1,4 +1,4 @@
-"""Where the time of a step went, and what came of it."""
+"""Accounts for the time of each step, and its results."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from areal.thoughts import measured
 from areal.trajectory import Batch, Episode
 
 _PARTS = ("model", "env", "env_queue", "verifier")
-"""Of an episode's seconds."""
+"""Parts of an episode's seconds."""
 _WINDOW = 10.0
-"""Seconds at least over which throughput is measured: within a short step, no episode may end at all."""
+"""Minimum seconds over which throughput is measured, because no episode may end within a short step."""
 
 
 class StepAccount:
-    """Splits a run's time into steps: each lasts from the end of the one before it.
+    """Splits a run's time into steps; each begins at the end of the previous one.
 
     Args:
         engine_busy: the engine's busy seconds so far.
-        tokens: tokens generated so far.
-        clock: tells the seconds that have gone by.
+        tokens: number of tokens generated so far.
+        clock: returns the current time in seconds.
     """
 
     def __init__(self, engine_busy: float, tokens: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,7 +38,7 @@ class StepAccount:
         self._counted.append((self._started, tokens))
 
     def waited(self) -> None:
-        """The batch has come: all of the step until now was waiting for it."""
+        """Record that the batch has arrived; the step so far was waiting for it."""
         self._wait, self._taken = self._clock() - self._started, time.time()
 
     def close(
@@ -47,7 +47,7 @@ class StepAccount:
         """End the step and return its metrics other than the learner's own.
 
         Args:
-            train: the learner's busy seconds in it.
+            train: the learner's busy seconds in the step.
             sync: metrics of the last weight update, if there was one.
         """
         now = self._clock()
@@ -100,19 +100,19 @@ def _of_batch(batch: Batch) -> dict[str, float]:
 
 
 def _latencies(episodes: list[Episode], taken: float) -> dict[str, float]:
-    """Return where the episodes' seconds went, on average, and how long they waited for their batch."""
+    """Return the episodes' mean seconds by part, and the mean time that they waited for their batch."""
     known = [e for e in episodes if e.seconds]
     if not known:
         return {}
     parts = {name: float(np.mean([e.seconds.get(name, 0.0) for e in known])) for name in _PARTS}
     parts["episode"] = float(np.mean([e.ended - e.started for e in known]))
-    # Workers on other hosts have clocks of their own.
+    # Workers on other hosts have their own clocks.
     parts["buffer"] = float(np.mean([max(0.0, taken - e.ended) for e in known]))
     return {f"latency/{name}": round(seconds, 4) for name, seconds in parts.items()}
 
 
 def _of_members(episodes: list[Episode]) -> dict[str, float]:
-    """Return what each environment of a mixture has of a batch, and what its episodes earned."""
+    """Return the share and the mean reward of each environment of a mixture in a batch."""
     metrics = {}
     for name in sorted({e.env for e in episodes} - {""}):
         rewards = [e.reward for e in episodes if e.env == name]
@@ -122,7 +122,7 @@ def _of_members(episodes: list[Episode]) -> dict[str, float]:
 
 
 def _of_players(episodes: list[Episode]) -> dict[str, float]:
-    """Return what each of several players earned, in the episodes in which it acted."""
+    """Return the mean reward of each of several players, over the episodes in which it acted."""
     earned: dict[str, list[float]] = {}
     for episode in episodes:
         for name, reward in episode.returns.items():

@@ -1,4 +1,4 @@
-"""From the name of an agent to the agent, with all that can be wrong about it said before anything starts."""
+"""Creates an agent from its name, and reports all errors before anything starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def make_agent(config: Config) -> Any:
     """Return the agent by its name; an async function is a program.
 
     Raises:
-        UserError: there is none of that name, it takes no such options, or it is no agent.
+        UserError: there is no agent of that name, it does not accept the options, or it is not an agent.
     """
     found, options = registry.find_agent(config.agent), dict(config.agent_options)
     if inspect.iscoroutinefunction(found):
@@ -39,7 +39,7 @@ def make_agent(config: Config) -> Any:
         agent = found(**options)
     except UserError:
         raise
-    except Exception as error:  # other people's agents may raise anything
+    except Exception as error:  # third-party agents may raise anything
         raise UserError(f"agent '{config.agent}' raised {explained(error, __file__)}") from error
     _check(config.agent, agent)
     if isinstance(agent, Program):
@@ -53,7 +53,7 @@ def make_agent(config: Config) -> Any:
 
 
 def _check(name: str, agent: Any) -> None:
-    """Make sure that an object is an agent, and is called as agents are."""
+    """Check that an object is an agent, with the signature of one."""
     run = getattr(agent, "run", None)
     if not inspect.iscoroutinefunction(run):
         what = "no method run" if run is None else "a method run that is not 'async def'"
@@ -68,7 +68,7 @@ def _check(name: str, agent: Any) -> None:
 
 
 def _is_program(function: Any) -> bool:
-    """Whether a function is called as a program is, and makes no agent."""
+    """Return whether a function has the signature of a program, and does not create an agent."""
     try:
         inspect.signature(function).bind("task", base_url="", api_key="")
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Builds the parts of a run from its plan, and puts them together."""
+"""Builds the parts of a run from its plan, and connects them."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ from areal.workers.handle import Handle, Launch
 from areal.workers.network import is_free
 
 _EQUAL_BATCHES = 20
-"""Batches of groups with equal rewards in a row, after which dynamic sampling gives up."""
+"""Number of consecutive batches of groups with equal rewards after which dynamic sampling gives up."""
 
 
 @contextmanager
 def held_cluster(config: Config) -> Iterator[Cluster | None]:
-    """Hold the hosts of a run beyond this machine, if its configuration asks for them, within the block.
+    """Hold the hosts of a run beyond this machine within the block, if its configuration requires them.
 
     Raises:
-        UserError: Ray is not installed, or there is no such cluster, or it has no room.
+        UserError: Ray is not installed, or the cluster does not exist or has no room.
     """
     if config.placement == "local" or is_endpoint(config.model):
         yield None
@@ -110,12 +110,12 @@ async def open_trainer(
     """Start the engines and the learner of a run; they end with the block.
 
     Args:
-        resume: where the run goes on; None: it is a new one.
-        monitor: watches over all of it; None: over its workers alone.
-        start: starts the engines and what runs episodes on them; None: :func:`start_rollouts`.
+        resume: the resume point; None: the run is new.
+        monitor: watches the whole run; None: only its workers are watched.
+        start: starts the engines and the workers of episodes; None: :func:`start_rollouts`.
 
     Raises:
-        UserError, WorkerLost: something does not start.
+        UserError, WorkerLost: a part does not start.
         Interrupted: a signal came before everything had started.
     """
     monitor = monitor or Monitor(plan.config, records)
@@ -159,14 +159,14 @@ async def open_trainer(
 
 
 def membership(plan: Plan, trainer: Trainer, worker: EpisodeRunner, monitor: Monitor) -> Membership:
-    """Return what lets engines join a run that has started, leave it, and be replaced."""
+    """Return the component with which engines join a running run, leave it, and are replaced."""
     guard, starts = monitor.guard, Counter[int]()
     eos = eos_ids_of(plan.model, load_tokenizer(plan.model))
 
     async def start(placement: Placement, number: int) -> tuple[str, SingleEngine]:
         grown, engine = placed_anew(plan, placement), placement.engines[-1]
         starts[number] += 1
-        # One that takes another's place does not sample what that one did.
+        # An engine that replaces another one does not repeat its samples.
         settings = engine_settings(grown, number, engine, eos, VLLM_BACKEND)
         settings = replace(settings, seed=derive(settings.seed, starts[number]) % 2**32)
         started = await start_engines([settings], [_launch_engine(grown, engine, guard)], number)
@@ -179,7 +179,7 @@ def membership(plan: Plan, trainer: Trainer, worker: EpisodeRunner, monitor: Mon
         if isinstance(worker, RolloutWorkers):
             found = list[Address]()
             for name, engine in requested.items():
-                with suppress(EngineLost):  # the change that follows from that is announced, too
+                with suppress(EngineLost):  # the following change is announced, too
                     found += await _addresses(members.placement, {name: engine})
             await worker.use_engines(found, patience)
 
@@ -197,7 +197,7 @@ def membership(plan: Plan, trainer: Trainer, worker: EpisodeRunner, monitor: Mon
 
 
 async def _kept(stack: AsyncExitStack, start: Awaitable[Any]) -> Any:
-    """Return a part that is started; the end of the stack closes it."""
+    """Return a started part; the end of the stack closes it."""
     part = await start
     stack.push_async_callback(part.close)
     return part
@@ -206,7 +206,7 @@ async def _kept(stack: AsyncExitStack, start: Awaitable[Any]) -> Any:
 async def _learner_parts(
     plan: Plan, records: Records, guard: Guard
 ) -> tuple[Gathering | None, LearnerSetup, list[Launch]]:
-    """Return what copies a learner's checkpoints, and what its ranks are made from and started by."""
+    """Return the parts for a learner: what copies its checkpoints, its setup, and its launchers."""
     gathering, placement = None, plan.placement
     if plan.cluster is not None:
         path = records.directory.path
@@ -216,12 +216,12 @@ async def _learner_parts(
 
 
 def learner_setup(plan: Plan, checkpoints: Path, shared: bool = True) -> LearnerSetup:
-    """Return what each rank of a run's learner is made from; ``shared``: whether all see its checkpoints."""
+    """Return the setup of each rank of a learner; ``shared``: whether all ranks see its checkpoints."""
     ranks = plan.placement.ranks
     gpus = tuple(rank.device.index for rank in ranks if rank.device is not None)
     address = plan.placement.inventory.address(ranks[0].host)
     threads = tuple(rank.threads for rank in ranks)
-    folder = checkpoints.absolute()  # workers elsewhere may be in another folder
+    folder = checkpoints.absolute()  # workers on other hosts may have another current folder
     planned = {part.device: part.learner_share for part in plan.placement.memory}
     gpu_shares = tuple(planned[rank.device] for rank in ranks if rank.device in planned)
     return LearnerSetup(
@@ -230,14 +230,14 @@ def learner_setup(plan: Plan, checkpoints: Path, shared: bool = True) -> Learner
 
 
 def _launch_on(plan: Plan, host: str, guard: Guard) -> Launch:
-    """Return what starts workers on a host of a run."""
+    """Return a launcher of workers on a host of a run."""
     if plan.cluster is None:
         return process.launch_guarded(guard, plan.early)
     return plan.cluster.launch_on(host, guard)
 
 
 def _launch_engine(plan: Plan, engine: EnginePlacement, guard: Guard) -> Launch:
-    """Return what starts an engine on its hosts."""
+    """Return a launcher of an engine on its hosts."""
     launches = [_launch_on(plan, host, guard) for host in engine.hosts]
     if plan.cluster is None or not engine.others:
         return launches[0]
@@ -255,17 +255,17 @@ async def make_trainer(
     resume: ResumePoint | None = None,
     gathering: Gathering | None = None,
 ) -> Trainer:
-    """Put a trainer together from parts that are started, and bring them to where the run begins.
+    """Create a trainer from started parts, and bring the parts to the start of the run.
 
-    The learner's weights are in the engine afterwards.
+    Afterwards, the engine has the learner's weights.
 
     Args:
-        plan: of the run.
+        plan: plan of the run.
         learner: a new learner, at version 0.
-        worker: runs the episodes; its engine takes weights.
+        worker: runs the episodes; its engine loads weights.
         records: the run directory and the display.
-        monitor: has the run's named waits and its budget of restarts.
-        resume: where the run goes on; None: it is a new one.
+        monitor: provides the run's named waits and its budget of restarts.
+        resume: the resume point; None: the run is new.
         gathering: copies checkpoints from and to hosts that do not share the run directory; None: all do.
     """
     config, watch, state = plan.config, Watch(monitor.waits), RolloutState()
@@ -287,7 +287,7 @@ async def make_trainer(
     await sync.start(version)
     measure = partial(evaluate_held_out, worker, plan) if config.evaluation.problems else None
     held_out = HeldOutScores(measure, env_label(config.env), records, watch)
-    if resume is not None:  # only now: a resumption that fails leaves the run as it was
+    if resume is not None:  # only now, because a failed resumption must not change the run
         for path in resume.damaged:
             checkpoint.set_aside(path)
         held_out.go_on(records.go_on(config, version))
@@ -306,7 +306,7 @@ async def make_trainer(
 
 
 def rollouts_of(plan: Plan, worker: EpisodeRunner, admission: Admission[Group]) -> RolloutController:
-    """Return what keeps generation going."""
+    """Return the controller that keeps generation going."""
     config, rollout = plan.config, plan.config.rollout
     sampling = training_sampling(config)
 
@@ -326,10 +326,10 @@ def rollouts_of(plan: Plan, worker: EpisodeRunner, admission: Admission[Group]) 
 
 
 async def start_rollouts(plan: Plan, guard: Guard) -> EpisodeRunner:
-    """Start the engines of a training run, and the rollout workers, if they have processes of their own.
+    """Start the engines of a training run, and the rollout workers, if they have separate processes.
 
     Args:
-        guard: watches over them all.
+        guard: watches all of them.
 
     Raises:
         UserError: the model's files cannot be read, or vLLM is not installed.
@@ -363,8 +363,8 @@ async def start_rollout_worker(
     """Start the engines; return the worker on them.
 
     Args:
-        weight_backend: the name by which vLLM knows what receives weights; None: they are fixed.
-        guard: watches over the engines; None: one of their own.
+        weight_backend: vLLM's name of the weight receiver; None: the weights are fixed.
+        guard: watches the engines; None: a new guard.
 
     Raises:
         UserError: the model's files cannot be read, or vLLM is not installed.
@@ -377,7 +377,7 @@ async def start_rollout_worker(
 
 
 async def start_served(plan: Plan) -> tuple[Engines, Renderer]:
-    """Start engines that serve a model to whoever asks; return them, and what renders conversations for them.
+    """Start engines that serve a model to any client; return them, and the renderer of conversations.
 
     Raises:
         UserError: the model's files cannot be read, or vLLM is not installed.
@@ -388,7 +388,7 @@ async def start_served(plan: Plan) -> tuple[Engines, Renderer]:
 
 
 def env_launcher(config: Config, env: Any) -> Launch | None:
-    """Return what starts the processes of environments; None where they are called on threads."""
+    """Return a launcher of processes for environments; None if they are called on threads."""
     return process.launch if env_isolation(config, env) == "process" else None
 
 
@@ -402,7 +402,7 @@ async def _start_engines(plan: Plan, weight_backend: str | None, guard: Guard) -
 
 
 async def _addresses(placement: Placement, engines: Mapping[str, SingleEngine]) -> list[Address]:
-    """Have engines of a run listen for rollout workers; return where."""
+    """Let engines of a run listen for rollout workers; return their addresses."""
     hosts = {host.name: host.address for host in placement.inventory.hosts}
     own = placement.inventory.hosts[0].address
     return [

@@ -1,10 +1,10 @@
-"""Hosts of a cluster that join a run which goes on, that are about to go, or that are gone.
+"""Handles hosts of a cluster that join a running run, that are about to leave, or that are gone.
 
-A run has as many hosts as it began with, and ``ray.grow`` more. One that joins the cluster while the run has
-fewer gets engines, as one of the start would have. One that the cluster is about to take away (a spot
-notice, ``ray drain-node``) gives up its engines in order, and is released. On one that is gone no engine
-starts again; the next one that joins takes its place. If ranks of the learner were there, it is started again
-on hosts that have room.
+A run has as many hosts as at its start, plus up to ``ray.grow`` more. A host that joins the cluster while the
+run has fewer gets engines, like the initial hosts. A host that the cluster is about to take away (a spot
+notice, ``ray drain-node``) shuts down its engines in order, and is released. On a host that is gone, no
+engine starts again; the next host that joins takes its place. If it had ranks of the learner, the learner is
+restarted on hosts with room.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LOOK = 2.0
-"""Seconds after which to look again: a spot host has 30 s or more."""
+"""Interval in seconds of checks; a spot host has 30 s or more."""
 
 
 class ChangingHosts:
-    """Looks which hosts there are, and starts and ends engines accordingly.
+    """Observes the hosts, and starts and ends engines accordingly.
 
     Args:
-        model: folder or hub id, which a new host has to have.
+        model: folder or hub id, which a new host must have.
         members: the engines of the run, at its start.
-        notice: is given a line for the user.
-        look: seconds after which to look again.
+        notice: called with a line for the user.
+        look: interval in seconds of checks.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ChangingHosts:
         self._next_look = asyncio.Event()
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Check the hosts forever."""
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await asyncio.sleep(self._look)
@@ -67,7 +67,7 @@ class ChangingHosts:
                 found = await _called(self._cluster.survey)
                 for host in found.gone:
                     await _called(partial(self._cluster.release, host))
-                # In one go with what joins below: a learner may have to wait for that.
+                # At the same time as the joins below, because a learner may have to wait for one.
                 for host in found.gone:
                     self._forget(host)
                 looked.set()
@@ -75,7 +75,7 @@ class ChangingHosts:
                     if host not in self._leaving:
                         self._leaving.add(host)
                         tasks.create_task(self._give_up(host, seconds))
-                self._refused &= {*found.free}  # one that comes back is looked at again
+                self._refused &= {*found.free}  # a host that comes back is considered again
                 for host in found.free:
                     there = {each.name for each in self._cluster.hosts} - self._leaving | self._joining
                     if len(there) < self._limit and host not in self._refused | self._joining:
@@ -111,7 +111,7 @@ class ChangingHosts:
         return host
 
     async def _give_up(self, name: str, seconds: float) -> None:
-        """Let the engines of a host leave that will be gone; half of the time is for their requests."""
+        """Let the engines of a host that will go away leave; half of the time is for their requests."""
         left, patience = ("", None) if seconds == math.inf else (f" in {seconds:.0f} s", seconds / 2)
         learner = "; the learner process on it stays until then" if self._learns(name) else ""
         self._notice(f"host {name} will leave{left}: its engines leave the run{learner}")
@@ -119,7 +119,7 @@ class ChangingHosts:
         try:
             engines, others = self._members.by_host(name)
             if engines and not others:
-                await self._members.add()  # a run needs one
+                await self._members.add()  # a run needs an engine
             await wait_all(*(self._members.remove(engine, patience) for engine in engines))
         except (UserError, WorkerLost) as error:
             self._notice(f"the engines of host {name} stay until it is gone: {error}")
@@ -132,16 +132,16 @@ class ChangingHosts:
         return name in [rank.host for rank in self._members.placement.ranks]
 
     def _forget(self, name: str) -> None:
-        """Have nothing start again on a host that is gone."""
+        """Ensure that nothing starts again on a host that is gone."""
         self._notice(f"host {name} is gone")
         self._members.close_host(name, gone=True)
         self._leaving.discard(name)
 
     async def start_learner(self, start: Callable[[Placement], Awaitable[T]]) -> T:
-        """Start the ranks of a learner that was lost, on other hosts where theirs is gone.
+        """Start the ranks of a lost learner, on other hosts if theirs are gone.
 
         Args:
-            start: starts them in a placement.
+            start: starts the ranks in a placement.
 
         Raises:
             UserError: there is no room.
@@ -164,7 +164,7 @@ class ChangingHosts:
 
 
 async def _called(call: Callable[[], T]) -> T:
-    """Make a call of the cluster's on a thread that may be left behind: it may take minutes."""
+    """Make a call of the cluster on a thread that may be abandoned, because it may take minutes."""
     thread = CallThread("areal-hosts")
     called = thread.run(call)
     thread.end()

@@ -1,18 +1,18 @@
-"""Checkpoints: atomic, complete, few, and written while training goes on.
+"""Checkpoints: atomic, complete, few, and written while training continues.
 
-A checkpoint is a folder ``step-000050`` that appears under its name only when it is whole:
+A checkpoint is a folder ``step-000050`` that only appears under its name when it is complete:
 
-- ``learner/``: everything that the next update depends on, in the format of torch.distributed.checkpoint:
-  weights and optimizer state by name, random states, version. What n processes saved, m can load;
-- ``model/``: weights and tokenizer in Hugging Face format, in the type that the engine computes in. If an
-  adapter is trained, there is ``adapter/`` instead, in peft's format, and the whole checkpoint is small;
-- ``state.json``: the number of the next group, and number and version of each group in flight. A run that is
-  resumed generates those again from their beginning;
+- ``learner/``: everything on which the next update depends, in the format of torch.distributed.checkpoint:
+  weights and optimizer state by name, random states, version. m processes can load what n processes saved;
+- ``model/``: weights and tokenizer in Hugging Face format, in the engine's compute type. If an adapter is
+  trained, there is ``adapter/`` instead, in peft's format, and the whole checkpoint is small;
+- ``state.json``: the number of the next group, and number and version of each group in flight. A resumed run
+  generates those again from their beginning;
 - ``groups.jsonl``: the finished groups that were waiting to be consumed;
-- ``SHA256SUMS``: the digests of all these files, by which damage is found.
+- ``SHA256SUMS``: the digests of all these files, which reveal damage.
 
-The learner holds still while its tensors are copied to the host (:meth:`Checkpoints.stage`). Another thread
-then writes the copy (:meth:`Checkpoints.write`). A process that is killed leaves the last whole checkpoint.
+The learner pauses while its tensors are copied to the host (:meth:`Checkpoints.stage`). Another thread then
+writes the copy (:meth:`Checkpoints.write`). If a process is killed, the last complete checkpoint remains.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from areal.runtime import digests
 from areal.runtime.rollout_state import RolloutState
 from areal.trajectory import Group
 
-# One process is what most runs have, and nothing to warn of.
+# Most runs have one process, so this is not worth a warning.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
@@ -64,15 +64,16 @@ class Checkpoints:
     """The checkpoints of a run.
 
     Attributes:
-        folder: where they are written.
-        learner: what is saved.
-        tokenizer: saved with the model, as what else is beside its weights (areal.models.sight.saved_beside).
-        keep: how many checkpoints are kept; older ones are removed.
+        folder: the folder of the checkpoints.
+        learner: the learner to save.
+        tokenizer: saved with the model, together with the other files beside its weights
+            (areal.models.sight.saved_beside).
+        keep: number of checkpoints to keep; older ones are removed.
         dtype: the type of the exported weights.
-        group: gloo group of the processes that hold the learner's shards, each of which makes every call;
-            None: there is one process.
-        shared: whether all processes see the run directory; if not, the run's process puts together what each
-            has written (areal.runtime.gathering).
+        group: gloo group of the processes with the learner's shards, each of which makes every call; None:
+            there is one process.
+        shared: whether all processes see the run directory; if not, the run's process collects what each has
+            written (areal.runtime.gathering).
     """
 
     folder: Path
@@ -88,19 +89,19 @@ class Checkpoints:
         self._first = self._rank == 0
 
     def stage(self, rollouts: RolloutState) -> Staged:
-        """Copy what :meth:`write` needs. No update may be in progress meanwhile."""
+        """Copy the data that :meth:`write` needs. No update may be in progress."""
         learner = to_host(self.learner.state().items())
         weights = None if self.learner.adapted else self._weights()
         return Staged(self.learner.version, learner, weights, self._adapter(), rollouts)
 
     def write(self, staged: Staged, wanted: frozenset[int] = frozenset()) -> Path:
-        """Write a checkpoint and remove all but the newest few. Training may go on meanwhile.
+        """Write a checkpoint and remove all but the newest few. Training may continue during this.
 
         If the folder is not shared, each process writes its part, and :func:`settle` finishes the checkpoint.
 
         Args:
-            staged: what to write.
-            wanted: versions of older checkpoints that are kept, too.
+            staged: the copy to write.
+            wanted: versions of older checkpoints to keep as well.
 
         Raises:
             DiskFull: the disk is full. Older checkpoints are untouched, and this can be called again.
@@ -111,9 +112,9 @@ class Checkpoints:
         partial = self.folder / f"{_PARTIAL}{final.name}"
 
         def begin() -> None:
-            for left_over in self.folder.glob(f"{_PARTIAL}*"):  # by a run that was killed
+            for left_over in self.folder.glob(f"{_PARTIAL}*"):  # from a run that was killed
                 shutil.rmtree(left_over)
-            self.folder.mkdir(exist_ok=True)  # but not the run's folder, where somebody has removed that
+            self.folder.mkdir(exist_ok=True)  # but not the run's folder, if somebody has removed it
             partial.mkdir()
 
         def finish() -> None:
@@ -136,7 +137,7 @@ class Checkpoints:
         return final if self.shared else partial
 
     def _digests(self, partial: Path) -> dict[str, str]:
-        """Return the digests of all files, to the first process: each process computes those of its own."""
+        """Return the digests of all files, in the first process; each process computes its own."""
         if self.group is None:
             return {}
         own = [path.relative_to(partial).as_posix() for path in partial.glob(f"learner/__{self._rank}_*")]
@@ -170,7 +171,7 @@ class Checkpoints:
             return
         try:
             work()
-        except Exception as error:  # whatever it is, the other processes wait for it
+        except Exception as error:  # for any error, because the other processes wait for it
             self._tell(error)
             raise
         self._tell(None)
@@ -183,7 +184,7 @@ class Checkpoints:
         """Write ``model/``, which ``transformers`` and vLLM load without areal, and the adapter, if any.
 
         Raises:
-            UserError: the model cannot be written. What was there is untouched.
+            UserError: the model cannot be written. An existing one is untouched.
         """
         weights, adapter = self._weights(), self._adapter()
         if not self._first:
@@ -205,19 +206,19 @@ class Checkpoints:
         _give_usual_modes(folder)
 
     def _weights(self) -> Tensors:
-        """Return whole weights: all processes gather them, and the first one copies them."""
+        """Return unsharded weights; all processes gather them, and the first one copies them."""
         whole = self.learner.named_parameters()
         if self._first:
             return to_host(whole, self.dtype)
-        return {name: weight for name, weight in whole if not name}  # gathered, and dropped
+        return {name: weight for name, weight in whole if not name}  # gathered, then dropped
 
     def _adapter(self) -> Tensors | None:
         return to_host(lora.adapter_of(self.learner.model).items()) if self.learner.adapted else None
 
 
 def _remove_empty(folder: Path, run: Path) -> None:
-    """Remove a folder and those above it up to the run directory, which a library has made anew."""
-    with suppress(OSError):  # what is not empty stays
+    """Remove a folder that a library has recreated, and its empty parents up to the run directory."""
+    with suppress(OSError):  # folders with content stay
         for each in (folder, *folder.parents):
             if each.is_relative_to(run):
                 each.rmdir()
@@ -235,21 +236,21 @@ def to_host(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype | No
 
 
 def write_model(folder: Path, model: Any, tokenizer: Any, weights: Tensors) -> None:
-    """Write these weights, under the names of checkpoints, of a model of this kind in Hugging Face format."""
+    """Write weights with a checkpoint's names as a model of this kind, in Hugging Face format."""
     model.save_pretrained(folder, state_dict=dict(weights), save_original_format=False)
-    config = copy.deepcopy(model.config)  # transformers writes the type that the learner's weights have
+    config = copy.deepcopy(model.config)  # transformers writes the type of the learner's weights
     config.dtype = next(iter(weights.values())).dtype
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def settle(partial: Path, keep: int, wanted: frozenset[int] = frozenset()) -> Path:
-    """Give a checkpoint that is written its name, and remove older ones.
+    """Give a written checkpoint its name, and remove older ones.
 
     Args:
-        partial: the checkpoint under the name that it has while it is written.
-        keep: how many checkpoints are kept.
-        wanted: versions of older checkpoints that are kept, too.
+        partial: the checkpoint under its temporary name.
+        keep: number of checkpoints to keep.
+        wanted: versions of older checkpoints to keep as well.
     """
     final = partial.with_name(partial.name.removeprefix(_PARTIAL))
     _put_in_place(partial, final)
@@ -267,12 +268,12 @@ def settle_export(partial: Path) -> None:
 
 
 def latest(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint below ``folder``, if any."""
+    """Return the newest complete checkpoint below ``folder``, if any."""
     return next(reversed(_complete(folder)), None)
 
 
 def versions(folder: Path) -> dict[int, Path]:
-    """Return all whole checkpoints below ``folder`` by their number of updates, oldest first."""
+    """Return all complete checkpoints below ``folder`` by their number of updates, oldest first."""
     return {version_of(path): path for path in _complete(folder)}
 
 
@@ -283,7 +284,7 @@ def before(folder: Path, step: int) -> Path | None:
 
 
 def damage(checkpoint: Path) -> str:
-    """Return in a few words how a checkpoint is damaged; empty: no damage can be found."""
+    """Briefly describe the damage of a checkpoint; empty: none was found."""
     for name in (_STATE, _GROUPS, "learner"):
         if not (checkpoint / name).exists():
             return f"{name} is missing"
@@ -291,7 +292,7 @@ def damage(checkpoint: Path) -> str:
         has_sums = _HAS_SUMS in json.loads((checkpoint / _STATE).read_bytes())
     except (ValueError, OSError):
         return f"{_STATE} cannot be read"
-    # Older versions of areal wrote none.
+    # Older versions of areal did not write any.
     return digests.damage(checkpoint, _STATE) if has_sums or (checkpoint / digests.SUMS).exists() else ""
 
 
@@ -300,7 +301,7 @@ _STATE, _GROUPS, _HAS_SUMS = "state.json", "groups.jsonl", "has_digests"
 
 
 def version_of(checkpoint: Path) -> int:
-    """Return the number of updates that made a checkpoint."""
+    """Return the number of updates of a checkpoint."""
     return int(checkpoint.name.removeprefix("step-").removesuffix(_OLD))
 
 
@@ -308,7 +309,7 @@ def load_learner(checkpoint: Path, learner: Learner) -> None:
     """Restore the learner's state from a checkpoint, on any number of processes.
 
     Raises:
-        UserError: the checkpoint is of another model, of other settings, or of an old version of areal.
+        UserError: the checkpoint belongs to another model, other settings, or an old version of areal.
     """
     if not (checkpoint / "learner").is_dir():
         raise UserError(
@@ -325,7 +326,7 @@ def load_learner(checkpoint: Path, learner: Learner) -> None:
         )
     found = {name: tensor for name, tensor in own.items() if name in saved}
     try:
-        dcp.load(found, checkpoint_id=checkpoint / "learner", no_dist=True)  # each process reads its own
+        dcp.load(found, checkpoint_id=checkpoint / "learner", no_dist=True)  # each process reads its own part
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         raise RuntimeError(f"cannot read {checkpoint}: {cause}") from error
@@ -333,15 +334,15 @@ def load_learner(checkpoint: Path, learner: Learner) -> None:
 
 
 def _own(checkpoint: Path) -> str:
-    """Return in a few words which model a checkpoint's weights are of."""
-    if not (path := checkpoint.parents[1] / "config.yaml").exists():  # of a copy on another host
+    """Briefly describe the model of a checkpoint's weights."""
+    if not (path := checkpoint.parents[1] / "config.yaml").exists():  # for a copy on another host
         return "the model of the run"
     config = load_config(path)
     return f"the settings of the run: model={config.model} learner.lora_rank={config.learner.lora_rank}"
 
 
 def _write_rollouts(folder: Path, rollouts: RolloutState) -> None:
-    """Write the rollout side's state, with the waiting groups."""
+    """Write the state of the rollout side, with the waiting groups."""
     outstanding = rollouts.outstanding
     in_flight = [[number, version] for number, (version, group) in outstanding.items() if group is None]
     state = {"next_group": rollouts.next_group, "in_flight": in_flight, _HAS_SUMS: True}
@@ -352,7 +353,7 @@ def _write_rollouts(folder: Path, rollouts: RolloutState) -> None:
 
 
 def load_rollouts(checkpoint: Path) -> RolloutState:
-    """Return the rollout side's state, with the waiting groups."""
+    """Return the state of the rollout side, with the waiting groups."""
     state = json.loads((checkpoint / _STATE).read_text())
     outstanding: dict[int, tuple[int, Group | None]] = {
         n: (version, None) for n, version in state["in_flight"]
@@ -364,7 +365,7 @@ def load_rollouts(checkpoint: Path) -> RolloutState:
 
 
 def _complete(folder: Path) -> list[Path]:
-    """Return whole checkpoints, oldest first; one that is being replaced counts if it has no successor."""
+    """Return complete checkpoints, oldest first; one that is being replaced counts if it has no successor."""
     if not folder.is_dir():
         return []
     found = {version_of(path): path for path in sorted(folder.glob("step-*"), reverse=True)}
@@ -372,7 +373,7 @@ def _complete(folder: Path) -> list[Path]:
 
 
 def _put_in_place(partial: Path, final: Path) -> None:
-    """Give a checkpoint its name, which one from before the run was resumed may have."""
+    """Give a checkpoint its name, which an earlier checkpoint may have if the run was resumed."""
     old = final.with_name(final.name + _OLD)
     if final.exists():
         if old.exists():
@@ -385,7 +386,7 @@ def _put_in_place(partial: Path, final: Path) -> None:
 
 
 def _drop(checkpoint: Path) -> None:
-    """Remove a checkpoint under another name, so that no half of one ever has its name."""
+    """Rename a checkpoint before removing it, so that an incomplete one never has its name."""
     going = checkpoint.with_name(f"{_PARTIAL}{checkpoint.name}")
     checkpoint.rename(going)
     shutil.rmtree(going)
@@ -399,7 +400,7 @@ def set_aside(checkpoint: Path) -> None:
 
 
 def _give_usual_modes(folder: Path) -> None:
-    """Give files the mode of a new file: those of safetensors can be read by their owner alone."""
+    """Give files the mode of a new file, because only the owner can read those of safetensors."""
     usual = folder / ".mode"
     usual.touch()
     mode = stat.S_IMODE(usual.stat().st_mode)
@@ -410,7 +411,7 @@ def _give_usual_modes(folder: Path) -> None:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and all errors that led to it, in other processes, too."""
+    """Yield an error and all errors that caused it, including those in other processes."""
     while error is not None:
         yield error
         if isinstance(error, CheckpointException):

@@ -1,4 +1,4 @@
-"""Lets the learner write checkpoints while training goes on."""
+"""Lets the learner write checkpoints while training continues."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class CheckpointWriter:
     """Writes one checkpoint at a time. The learner waits for a copy of its state, and not for the disk.
 
     Attributes:
-        learner: holds the weights and writes the files.
-        admission: the groups of the rollout side, finished ones and those in flight.
+        learner: has the weights and writes the files.
+        admission: the groups of the rollout side, finished and in flight.
         wanted: returns the versions of older checkpoints that must be kept.
         watch: the run's waits; a checkpoint that cannot be written ends any of them, unless the disk is full.
-        notice: called with a line if the disk is full; the next checkpoint may find room again.
-        keep: how many checkpoints are kept.
-        gathering: copies checkpoints from hosts that do not share the run directory; None: all share it.
-            Whoever starts the learner on other hosts sets another one.
-        owed: the update whose checkpoint was begun and is not written; None: there is none.
+        notice: called with a line if the disk is full; the next checkpoint may have room again.
+        keep: number of checkpoints to keep.
+        gathering: copies checkpoints from hosts that do not share the run directory; None: all share it. It
+            is replaced if the learner starts on other hosts.
+        owed: the update whose checkpoint has begun and is not written; None: there is none.
     """
 
     learner: WorkerGroup[LearnerRank]
@@ -60,18 +60,18 @@ class CheckpointWriter:
         await self.begin_again()
 
     async def begin_again(self) -> None:
-        """Begin the checkpoint that is owed again. The learner must be at its version."""
+        """Begin the owed checkpoint again. The learner must be at its version."""
         await self.learner.call(LearnerRank.stage, self._state)
         self._writing = self.watch.add(self._write())
 
     async def finish(self) -> None:
-        """Wait until the checkpoint that was begun is written, even if something else fails meanwhile."""
+        """Wait until the current checkpoint is written, even if something else fails in the meantime."""
         writing, self._writing = self._writing, None
         if writing is not None:
             await writing
 
     async def settle(self) -> None:
-        """Wait for the end of a checkpoint that a lost learner has begun: mostly it has failed."""
+        """Wait for the end of a checkpoint that a lost learner has begun, which has usually failed."""
         writing, self._writing = self._writing, None
         if writing is not None:
             await asyncio.wait([writing])
@@ -80,10 +80,10 @@ class CheckpointWriter:
                 writing.result()
 
     async def write_last(self, version: int) -> None:
-        """Write the checkpoint that a run ends with.
+        """Write the last checkpoint of a run.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: the disk cannot store it.
         """
         self._take(version)
         await self.learner.call(LearnerRank.stage, self._state)
@@ -93,18 +93,18 @@ class CheckpointWriter:
         """Write the final model into the run directory.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: the disk cannot store it.
         """
         if self.gathering is None:
             await self.learner.call(LearnerRank.export, folder)
             return
-        await asyncio.to_thread(self.gathering.clear)  # what a learner that was lost meanwhile has left
+        await asyncio.to_thread(self.gathering.clear)  # remains of a lost learner
         made = await asyncio.to_thread(self.gathering.make_export)
         await self.learner.call(LearnerRank.export, made)
         await asyncio.to_thread(self._settle_export, self.gathering, made)
 
     def _take(self, version: int) -> None:
-        """Note the rollout side's state after an update, whose checkpoint is owed from now on."""
+        """Record the rollout side's state after an update, whose checkpoint is owed from now on."""
         self.owed, self._state = version, state_of(self.admission)
 
     async def _write(self) -> None:
@@ -139,15 +139,15 @@ class CheckpointWriter:
 async def load_checkpoint(
     learner: WorkerGroup[LearnerRank], saved: Path, gathering: Gathering | None = None
 ) -> int:
-    """Restore the learner from a checkpoint, and return the number of updates that it holds.
+    """Restore the learner from a checkpoint, and return the checkpoint's number of updates.
 
     Args:
-        learner: what is restored.
+        learner: the learner to restore.
         saved: the checkpoint.
         gathering: copies it to hosts that do not share the run directory; None: all share it.
 
     Raises:
-        UserError: it is gone.
+        UserError: the checkpoint is gone.
     """
     with one_line(saved.parent):
         if gathering is None:

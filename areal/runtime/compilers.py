@@ -1,4 +1,4 @@
-"""Whether the compilers are there that a run calls while it runs: found out before anything is started."""
+"""Checks for the compilers that a run calls, before anything is started."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def require_compilers(
     variables: Mapping[str, str] = os.environ,
     headers: str | None = None,
 ) -> None:
-    """Check for what Triton calls on a GPU, and PyTorch's compiler on a CPU where a setting asks for it.
+    """Check for the compiler that Triton calls on a GPU, or that a setting requires for PyTorch on a CPU.
 
     Args:
-        config: of the run; nothing is compiled on a CPU with the default settings.
+        config: configuration of the run; with the default settings, nothing is compiled on a CPU.
         device: ``cpu`` or ``cuda``.
-        variables: of the environment: ``PATH``, and ``CC`` or ``CXX``, which name a compiler.
-        headers: folder of Python's C headers; None: where they are.
+        variables: environment variables: ``PATH``, and ``CC`` or ``CXX``, which name a compiler.
+        headers: folder of Python's C headers; None: the default one.
 
     Raises:
         UserError: something is missing.
@@ -54,7 +54,7 @@ def require_compilers(
 
 def _headers() -> str:
     scheme = sysconfig.get_default_scheme()
-    # Debian's own scheme, under which packages of /usr/local are installed, is wrong about headers.
+    # Debian's own scheme, which installs packages to /usr/local, has the wrong path of headers.
     return sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"]
 
 

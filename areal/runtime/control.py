@@ -1,9 +1,9 @@
 """The control socket of a run, by which a command in another terminal reaches the run.
 
 The socket is a Unix socket in the run directory. Only the owner of the run can open it, and it is removed
-when the run ends. A request is one line of JSON, ``{"command": "list"}``, and so is the answer:
-``{"result": …}``, or ``{"error": …}`` with one line for the user. What a request has begun goes on when its
-sender goes away.
+when the run ends. A request is one line of JSON, ``{"command": "list"}``, and so is the answer: ``{"result":
+…}``, or ``{"error": …}`` with one line for the user. The work of a request continues if its sender
+disconnects.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def control_socket(
     """Answer requests to a run within the block.
 
     Args:
-        commands: what the run can be asked.
+        commands: the functions that answer requests.
         notice: called with a line for the user if the folder cannot have a socket.
     """
     running = set[asyncio.Task[Any]]()
@@ -56,7 +56,7 @@ async def control_socket(
             writer.close()
 
     try:
-        with _short(directory.path) as address:  # in place of a socket that a killed run has left
+        with _short(directory.path) as address:  # replaces the socket of a killed run
             server = await asyncio.start_unix_server(serve, address, start_serving=False)
             os.chmod(address, 0o600)  # nobody can connect before it listens
         await server.start_serving()
@@ -91,10 +91,10 @@ async def _answer(line: bytes, commands: Commands) -> dict[str, Any]:
 
 
 def ask(run: str, command: str, **fields: Any) -> Any:
-    """Send a request to a run that is going on, and wait for the answer.
+    """Send a request to a running run, and wait for the answer.
 
     Raises:
-        UserError: there is no such run, the run is not going on, or it refuses the request.
+        UserError: the run does not exist, is not running, or refuses the request.
     """
     path = RunDirectory.open(run).path
     with socket.socket(socket.AF_UNIX) as end, _short(path) as address:
@@ -125,7 +125,7 @@ def ask(run: str, command: str, **fields: Any) -> Any:
 
 @contextmanager
 def _short(folder: Path) -> Iterator[str]:
-    """Yield an address of a folder's socket that fits into 108 bytes, as the folder's path may not."""
+    """Yield an address of a folder's socket of at most 108 bytes, because the folder's path may be longer."""
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{descriptor}/{SOCKET}"

@@ -1,4 +1,4 @@
-"""Digests of a checkpoint's files, by which damage is found before anything is loaded.
+"""Digests of a checkpoint's files, which reveal damage before anything is loaded.
 
 They are in ``SHA256SUMS``, which is written last and which ``sha256sum -c`` reads, too.
 """
@@ -16,7 +16,7 @@ _THREADS = 8
 
 
 def digests_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 of files, by their names below ``folder``; several are read at a time."""
+    """Return the SHA-256 of files, by their names below ``folder``; several are read concurrently."""
 
     def digest(name: str) -> str:
         with (folder / name).open("rb") as file:
@@ -36,8 +36,8 @@ def write_sums(folder: Path, last: str, known: Mapping[str, str]) -> None:
     """Write the digests of all files in a folder.
 
     Args:
-        last: the file whose digest comes last; without it the list has been cut short.
-        known: digests that others have computed.
+        last: the file whose digest comes last; a list without it is incomplete.
+        known: digests that other processes have computed.
     """
     found = dict(known) | digests_of(folder, [name for name in files_of(folder) if name not in known])
     ordered = [*(name for name in sorted(found) if name != last), last]
@@ -45,7 +45,7 @@ def write_sums(folder: Path, last: str, known: Mapping[str, str]) -> None:
 
 
 def damage(folder: Path, last: str) -> str:
-    """Return in a few words what is wrong with the files of a folder; empty: nothing.
+    """Briefly describe what is wrong with the files of a folder; empty: nothing is.
 
     Args:
         last: as in :func:`write_sums`.

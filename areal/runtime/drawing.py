@@ -1,4 +1,4 @@
-"""The curve of a run while it goes on, and at its end, whatever that is."""
+"""Draws the curve of a run while it is running, and at its end."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _EVERY, _SHARE = 30.0, 0.02
 async def drawn_again(
     directory: RunDirectory, title: str, every: float = _EVERY, share: float = _SHARE
 ) -> AsyncIterator[None]:
-    """Draw the curve every so often, in a process that gets what time the run leaves.
+    """Draw the curve regularly, in a process with low priority.
 
     Args:
-        every: seconds between two drawings, at least.
-        share: of the time, that a process may be drawing.
+        every: minimum seconds between two drawings.
+        share: maximum share of the time in which a process is drawing.
     """
     drawing = asyncio.create_task(_draw_again(directory, title, every, share), name="curve")
     try:
@@ -53,12 +53,12 @@ async def _draw_again(directory: RunDirectory, title: str, every: float, share: 
 
 
 def draw_last(directory: RunDirectory, title: str, progress: Progress) -> None:
-    """Draw the curve of a run that has ended, well or not, and say where it is."""
+    """Draw the curve of a run that has ended or failed, and report its path."""
     if not (metrics := read_metrics(directory.path)):
         return
     try:
         plot_curve(metrics, directory.curve, title)
-    except OSError as error:  # what ends the run is more important
+    except OSError as error:  # the reason for the run's end is more important
         progress.message(f"cannot draw the learning curve: {error}")
     else:
         progress.message(f"learning curve: {directory.curve}")

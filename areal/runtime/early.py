@@ -1,4 +1,4 @@
-"""Starts the processes of a run's workers before the run is planned: they import what they need meanwhile."""
+"""Starts the processes of a run's workers before the run is planned, so that they can import modules."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def started_early(config: Config, training: bool = True) -> Iterator[EarlyProces
     """Start processes on this machine; those that no worker of the run takes over end with the block.
 
     Args:
-        training: whether there is a learner, beside the engines.
+        training: whether there is a learner in addition to the engines.
 
     Raises:
-        UserError: there are not as many devices.
+        UserError: there are not enough devices.
     """
     if config.placement != "local" or is_endpoint(config.model):
         yield None
@@ -33,7 +33,7 @@ def started_early(config: Config, training: bool = True) -> Iterator[EarlyProces
     placement = place(probe(config.device), config, training)
     with EarlyProcesses() as early:
         for number, engine in enumerate(placement.engines):
-            # What does not show in the environment comes with the plan.
+            # Settings that do not affect the environment come with the plan.
             settings = EngineSettings(
                 model="",
                 device=placement.device_type,

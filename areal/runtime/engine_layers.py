@@ -1,4 +1,4 @@
-"""Which types an engine's layers really have: told to the user, and recorded, where weights are quantised."""
+"""Reports and records the actual types of an engine's layers, if weights are quantised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from areal.runtime.worker_engine import WorkerEngine
 
 
 async def tell_layers(engines: Mapping[str, SingleEngine], records: Records) -> None:
-    """Ask engines for their layers; records each one's as an event, and shows what they are in one line.
+    """Ask engines for their layers; record each as an event, and show a one-line summary.
 
     Raises:
         EngineLost: an engine is lost.

@@ -1,4 +1,4 @@
-"""What an engine of a run is built from."""
+"""The settings of a run's engines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from areal.runtime.plan import Plan, engine_dtype, max_concurrent
 def engine_settings(
     plan: Plan, number: int, engine: EnginePlacement, eos: tuple[int, ...], weight_backend: str | None
 ) -> EngineSettings:
-    """What an engine is built from, of which ``number`` others were started before."""
+    """Return the settings of an engine, before which ``number`` others were started."""
     config, placement = plan.config, plan.placement
     return EngineSettings(
         model=plan.model,
@@ -26,7 +26,7 @@ def engine_settings(
         eos_ids=eos,
         threads=engine.threads,
         eager=is_eager(config.engine.eager, plan.device),
-        # Of their own: else they would sample the same at the same step.
+        # Each engine has its own seed; otherwise all would draw the same samples at the same step.
         seed=derive(config.seed, number) % 2**32 if number else config.seed,
         weight_backend=weight_backend,
         tensor_parallel=placement.tensor_parallel,
@@ -36,14 +36,14 @@ def engine_settings(
         interruption=config.rollout.interruption,
         experts=config.learner.router_replay and weight_backend is not None,
         quantization=config.engine.quantization,
-        # A program may send stop strings with any call, and so may whoever asks a model that is served.
+        # A program may send stop strings with any call, and so may clients of a served model.
         sees=sees(plan.model),
         stop_strings=bool(config.rollout.stop) or plan.agent is None or isinstance(plan.agent, Program),
     )
 
 
 def _cache_size(plan: Plan, engine: EnginePlacement) -> float:
-    """KV cache of an engine, in GiB on a CPU, or as a share of the GPU."""
+    """Return the size of an engine's KV cache, in GiB on a CPU, or as a share of the GPU."""
     if (memory := plan.placement.memory_of(engine)) is not None:
         return memory.cache / memory.device.nbytes
     sharing = len(plan.placement.engines_on(engine.devices[0])) if engine.devices else 1

@@ -1,4 +1,4 @@
-"""What an evaluation that is kept consists of: a request, a folder, and a checked job for each benchmark."""
+"""The parts of a stored evaluation: a request, a folder, and a checked job for each benchmark."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from areal.workers.cluster import Cluster
 
 _REQUEST = "evaluation.json"
 _PROMPT_ROOM = 4096
-"""Tokens for what a benchmark asks, beside the longest response, where the model takes as many."""
+"""Number of tokens for a benchmark's question besides the longest response, if the model allows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequest:
-    """What is to be evaluated.
+    """The request of an evaluation.
 
     Attributes:
-        benchmarks: names; empty: the environment that the settings name.
-        data: a file or folder of their problems; None: their own sources.
-        settings: nested, as given by the user.
+        benchmarks: names of benchmarks; empty: the environment in the settings.
+        data: a file or folder with their problems; None: their own sources.
+        settings: nested settings, as given by the user.
     """
 
     benchmarks: list[str]
@@ -65,20 +65,20 @@ class EvaluationJob:
 
     @property
     def sampling(self) -> Sampling:
-        """How it samples."""
+        """The sampling settings."""
         return evaluation_sampling(self.config)
 
     @property
     def tasks(self) -> list[dict[str, Any]]:
-        """Its problems."""
+        """The tasks of its problems."""
         return held_out(self.env, self.header.problems)
 
 
 def open_evaluation(request: EvaluationRequest, resume: Path | None) -> tuple[EvaluationRequest, Path]:
-    """Make the folder of an evaluation, or find the one to go on with, and return what it is of.
+    """Create the folder of an evaluation, or find the one to resume; return it with its request.
 
     Raises:
-        UserError: there is none, or it cannot be written.
+        UserError: the folder does not exist or cannot be written.
     """
     if resume is not None:
         try:
@@ -109,7 +109,7 @@ def make_jobs(
     """Check a request: data, environments, agents, model; nothing is started.
 
     Args:
-        cluster: the hosts that the evaluation holds; None: this machine.
+        cluster: the hosts that the evaluation holds; None: only this machine.
 
     Raises:
         UserError: one of them is not available.
@@ -188,12 +188,12 @@ def _job(
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values as a file has them."""
+    """Return values in the form of a file."""
     return json.loads(json.dumps(values))
 
 
 def _fitted(config: Config) -> Config:
-    """Give a benchmark's longest response the room that it needs, or what the model has."""
+    """Provide the context length that a benchmark's longest response needs, or the maximum of the model."""
     longest, response = config.rollout.max_model_len, config.evaluation.max_new_tokens
     if longest is None and response is not None:
         limit = context_limit(resolve_model(config.model))

@@ -1,10 +1,10 @@
-"""Evaluations that are kept: benchmarks, or an environment's held-out problems, in a folder.
+"""Runs stored evaluations: benchmarks, or an environment's held-out problems, in a folder.
 
-- ``evaluation.json``: what was asked for, to go on with it;
-- ``NAME.jsonl``: the responses to each benchmark, as they come (:mod:`areal.evaluation.responses`);
-- ``conversations/NAME.jsonl``: what was said (:mod:`areal.evaluation.conversations`);
-- ``data/NAME.jsonl``: its problems, where they did not come as such a file;
-- ``report.json``, ``report.md``: what they amount to;
+- ``evaluation.json``: the request, from which the evaluation can resume;
+- ``NAME.jsonl``: the responses to each benchmark, as they arrive (:mod:`areal.evaluation.responses`);
+- ``conversations/NAME.jsonl``: the conversations (:mod:`areal.evaluation.conversations`);
+- ``data/NAME.jsonl``: its problems, unless their source is such a file;
+- ``report.json``, ``report.md``: the results;
 - ``areal.log``, ``engine.log``.
 """
 
@@ -47,8 +47,8 @@ async def run_jobs(jobs: list[EvaluationJob], folder: Path, show: bool) -> list[
     """Sample the responses that are missing, and write the reports.
 
     Raises:
-        UserError: the folder has responses to something else.
-        EnvironmentFailure: an episode failed for good; the responses so far are kept.
+        UserError: the folder contains responses of a different evaluation.
+        EnvironmentFailure: an episode failed permanently; the responses so far are kept.
         WorkerLost: an engine has died; likewise.
         Interrupted: Ctrl-C or SIGTERM; the responses so far are kept.
     """
@@ -74,7 +74,7 @@ async def run_jobs(jobs: list[EvaluationJob], folder: Path, show: bool) -> list[
 
 
 Runners: TypeAlias = tuple[Callable[[EvaluationJob], RunEpisode], Callable[[], float | None]]
-"""How the episodes of each job are run, and the engine's busy seconds so far, if it is ours."""
+"""The function that runs the episodes of each job, and the engine's busy seconds if it is an areal engine."""
 
 
 def _interrupted(folder: Path) -> Interrupted:
@@ -82,7 +82,7 @@ def _interrupted(folder: Path) -> Interrupted:
 
 
 async def _interruptible(work: Awaitable[T], folder: Path, progress: Progress) -> T:
-    """Wait, but not past a signal."""
+    """Wait for the work, or until a signal."""
     watch, stop, main = Watch(), asyncio.Event(), asyncio.current_task()
     assert main is not None
 
@@ -136,7 +136,7 @@ async def _respond(
     busy: Callable[[], float | None],
     progress: Progress,
 ) -> dict[str, float | None]:
-    """Sample the responses that a job lacks; return the speed, if it lacked all of them."""
+    """Sample the missing responses of a job; return the speed if all were missing."""
     known, total = list(file.responses), job.header.problems * job.header.samples
 
     def keep(response: Response, said: Sequence[Conversation]) -> None:
@@ -148,7 +148,7 @@ async def _respond(
 
 
 def _runners(jobs: list[EvaluationJob]) -> AbstractAsyncContextManager[Runners]:
-    """Start what responds."""
+    """Start the model of the jobs."""
     return _endpoint_runners(jobs) if jobs[0].plan is None else _engine_runners(jobs)
 
 

@@ -1,4 +1,4 @@
-"""The model of a run after any update that has a checkpoint, in Hugging Face format."""
+"""Exports the model of a run after any update with a checkpoint, in Hugging Face format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def export_model(run: str | Path, folder: str | Path, step: Step = None) -> int 
     """Write the model of a run to a new folder, as :func:`areal.export` does.
 
     Returns:
-        Of which update it is; None: the final one.
+        Number of the model's update; None: the final model.
     """
     directory, target = RunDirectory.open(run), Path(folder).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -68,14 +68,14 @@ def _chosen(directory: RunDirectory, kept: list[int], step: Step) -> int:
 
 
 def _copy(model: Path, target: Path, card: str) -> None:
-    """Copy a folder, with a model card; half of it never has its name."""
+    """Copy a folder and add a model card; an incomplete copy never has its name."""
     partial = target.with_name(f".partial-{target.name}")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(model, partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
-        if target.exists():  # empty
+        if target.exists():  # it is empty
             target.rmdir()
         partial.rename(target)
     except OSError as error:
@@ -84,7 +84,7 @@ def _copy(model: Path, target: Path, card: str) -> None:
 
 
 def _merge(directory: RunDirectory, config: Config, saved: Path, target: Path, card: str) -> None:
-    """Write the whole model of a checkpoint that has an adapter only."""
+    """Write the full model of a checkpoint that only has an adapter."""
     import torch
 
     from areal.config import override_config

@@ -1,4 +1,4 @@
-"""One look at an environment before anything heavy is started: whether it is one for a model."""
+"""Checks an environment once before anything heavy is started: whether it is suitable for a model."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from areal.threads import CallThread
 log = logging.getLogger(__name__)
 
 _GRACE = 10.0
-"""Seconds of a close."""
+"""Time limit of a close, in seconds."""
 
 
 def look_at(env: Any, name: str, problems: int, training: bool, time_limit: float) -> bool:
-    """Reset an environment once, and close it; of a mixture, each of its members.
+    """Reset an environment once, and close it; for a mixture, each of its members.
 
-    What the reset began, such as a session of a server, a browser or a container, is not kept for the run, in
-    which other instances act. This one is asked for its problems and its notices later.
+    Resources that the reset has opened, such as a session of a server, a browser or a container, are not kept
+    for the run, which uses other instances. This instance later only provides its problems and its notices.
 
     Args:
-        env: a new one.
-        problems: so many are to be held out; 0: none.
-        time_limit: seconds of a reset.
+        env: a new environment.
+        problems: number of required held-out problems; 0: none.
+        time_limit: time limit of a reset, in seconds.
 
     Returns:
-        Whether it shows pictures, then or, as its observation space says, later.
+        Whether it shows images, in this reset or, according to its observation space, later.
 
     Raises:
-        UserError: its observations or actions are no text, or it has nothing to train on, or to measure.
-        EnvironmentFailure: it raised, did not return in time, or gave something else, such as a picture that
-            cannot be shown.
+        UserError: its observations or actions are not text, or it has no training or evaluation problems.
+        EnvironmentFailure: it raised, exceeded the time limit, or returned an invalid value, such as an image
+            that cannot be shown.
     """
-    source = TaskSource(env, 0) if training else None  # complains if there is nothing to train on
+    source = TaskSource(env, 0) if training else None  # raises if there are no training problems
     held = held_out(env, min(problems, 1))
     if problems and not held:
         raise UserError(
             f"environment '{name}' has no held-out problems; add some (env_options.test_data, if it has "
             f"data){', or turn evaluation off with evaluation.problems=0' if training else ''}"
         )
-    if members := getattr(env.unwrapped, "environments", None):  # a mixture's
+    if members := getattr(env.unwrapped, "environments", None):  # of a mixture
         seen = [look_at(member, label, 0, training, time_limit) for label, member in members.items()]
         return any(seen)
     task = source.task(0) if source is not None else next(iter(held), {"seed": 0})
@@ -91,7 +91,7 @@ def _reset(
 
 
 def _close(env: Any, name: str, thread: CallThread) -> None:
-    """Close an environment; one that cannot be closed is written down, as at the end of a run."""
+    """Close an environment; a failure is logged, as at the end of a run."""
     closed = thread.start(env.close)
     if wait([closed], _GRACE).not_done:
         location = thread.location(__file__)

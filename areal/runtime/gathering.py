@@ -1,11 +1,11 @@
 """Checkpoints of a learner on hosts that do not share the run directory with the run's process.
 
-A rank on such a host writes its part of a checkpoint into a folder there, under the run directory's name.
-The run's process copies all parts into the run directory, checks their digests, and gives the checkpoint its
-name. To resume, it copies the learner's part of a checkpoint to those hosts. So the run directory is always
-whole, and nothing is left on the others.
+A rank on such a host writes its part of a checkpoint into a local folder, with the run directory's name. The
+run's process copies all parts into the run directory, checks their digests, and gives the checkpoint its
+name. To resume, it copies the learner's part of a checkpoint to those hosts. The run directory is therefore
+always complete, and nothing remains on the others.
 
-Nothing is lost where a folder is shared after all, and only seen too late: copies have names of their own.
+Nothing is lost if a folder is shared after all, but seen too late, because copies have their own names.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ T = TypeVar("T")
 _DELAY = 10.0
 """Seconds after which all hosts of a shared folder see a new file."""
 _CHUNK = 2**25
-"""Bytes that are copied at a time."""
+"""Number of bytes that are copied at a time."""
 _PARTIAL = ".partial-"
 
 
 def gathering_of(
     cluster: Cluster, placement: Placement, run_directory: Path, patience: float = _DELAY
 ) -> Gathering | None:
-    """Find which hosts of the learner do not share the run directory, and make folders for its parts there.
+    """Find the learner's hosts that do not share the run directory, and create folders for its parts there.
 
     Args:
-        patience: seconds after which a host counts as one that does not.
+        patience: seconds after which a host counts as not sharing it.
 
     Returns:
-        What copies checkpoints; None: all share it, and each rank writes into it.
+        An object that copies checkpoints; None: all hosts share the directory, and each rank writes into it.
 
     Raises:
-        UserError: a host cannot write there.
+        UserError: a host cannot write to the folder.
     """
     hosts = list(dict.fromkeys(rank.host for rank in placement.ranks))
     sign = run_directory.absolute() / f".shared-{secrets.token_hex(8)}"
@@ -66,7 +66,7 @@ class Gathering:
     """Copies checkpoints from and to the hosts that do not share the run directory.
 
     Attributes:
-        hosts: which they are.
+        hosts: the names of these hosts.
     """
 
     def __init__(self, cluster: Cluster, hosts: Sequence[str], run_directory: Path) -> None:
@@ -82,22 +82,22 @@ class Gathering:
         )
 
     def clear(self) -> None:
-        """Remove what an earlier run left behind, here and there; nothing may be under way."""
+        """Remove remains of an earlier run on all hosts; no checkpoint may be in progress."""
         for folder in (self._folder, self._folder / "checkpoints"):
             self._on_all(_clear, folder)
             _clear(str(folder))
 
     @contextmanager
     def collected(self, partial: Path, what: str) -> Iterator[None]:
-        """Complete a folder here with what the hosts have in theirs of the same name.
+        """Complete a local folder with the contents of the hosts' folders of the same name.
 
-        The block gives it another name; afterwards the hosts have it no more.
+        The block renames the folder; afterwards the hosts' folders are removed.
 
         Args:
-            what: is in it, for a message.
+            what: the content, for a message.
 
         Raises:
-            DiskFull: there is no space left here; nothing of the folder stays.
+            DiskFull: there is no space left on this host; nothing of the folder remains.
         """
         try:
             with disk.one_line(partial.parent, what):
@@ -111,14 +111,14 @@ class Gathering:
             self._on_all(_remove, partial)
 
     def make_export(self) -> Path:
-        """Return a new folder that is on all hosts, for the final model."""
+        """Create a new folder on all hosts, for the final model."""
         folder = self._folder / f"{_PARTIAL}export-{secrets.token_hex(8)}"
         self._on_all(_make, folder)
         folder.mkdir(exist_ok=True)
         return folder
 
     def send(self, checkpoint: Path) -> Path:
-        """Give the hosts the learner's part of a checkpoint; return where they have it."""
+        """Send the learner's part of a checkpoint to the hosts; return its path there."""
         copy = self._folder / "checkpoints" / f"{_PARTIAL}copy-{secrets.token_hex(8)}"
         source = checkpoint / "learner"
         for name, size in _sizes(str(source)).items():
@@ -129,11 +129,11 @@ class Gathering:
         return copy
 
     def drop(self, copy: Path) -> None:
-        """Remove what :meth:`send` made."""
+        """Remove the copies of :meth:`send`."""
         self._on_all(_remove, copy)
 
     def _fetch(self, folder: Path) -> None:
-        """Copy the files that the hosts have in a folder, but for those that are here already."""
+        """Copy the hosts' files of a folder, except those that already exist here."""
         for host in self.hosts:
             for name, size in self._run(host, _sizes, str(folder)).items():
                 path = folder / name
@@ -145,24 +145,24 @@ class Gathering:
                         file.write(self._run(host, _read, str(path), at, _CHUNK))
 
     def _run(self, host: str, function: Callable[..., T], *args: Any) -> T:
-        """Call a function on a host, without which the learner is of no use."""
+        """Call a function on a host that the learner cannot do without."""
         try:
             return self._cluster.run(host, function, *args)
         except WorkerLost as lost:
             raise LearnerLost(str(lost)) from lost
 
     def _on_all(self, function: Callable[..., None], *paths: Path) -> None:
-        """Call a function on all hosts at once."""
+        """Call a function on all hosts concurrently."""
         with ThreadPoolExecutor(len(self.hosts)) as threads:
             list(threads.map(lambda host: self._run(host, function, *map(str, paths)), self.hosts))
 
 
 def _shares(sign: str, host: str, patience: float) -> bool:
-    """Return whether this host sees a file of the run's process; it has a folder for checkpoints then."""
+    """Return whether this host sees a file of the run's process; if so, it has a folder for checkpoints."""
     path, deadline = Path(sign), time.monotonic() + patience
     while not path.exists() and time.monotonic() < deadline:
         with suppress(OSError):
-            os.listdir(path.parent)  # has NFS look again
+            os.listdir(path.parent)  # makes NFS look again
         time.sleep(0.25)
     found, own = path.exists(), path.with_name(f"{path.name}-{host}")
     try:
@@ -178,7 +178,7 @@ def _shares(sign: str, host: str, patience: float) -> bool:
 
 
 def _sizes(folder: str) -> dict[str, int]:
-    """Return the sizes of all files below a folder, by their names there."""
+    """Return the sizes of all files below a folder, by relative path."""
     files = [path for path in Path(folder).rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 

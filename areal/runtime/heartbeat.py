@@ -1,8 +1,8 @@
-"""Says where a run is when nothing in it moves any more, not even the event loop.
+"""Reports the state of a run when nothing in it moves any more, not even the event loop.
 
-Native code that keeps Python's lock, such as a regular expression that backtracks for ever, stops every
-thread of the process, and Ctrl-C with them. What still runs is a thread of faulthandler's own, in C: it
-writes where each thread is. The process can then be killed (SIGQUIT will do), and the run resumed.
+Native code that holds Python's lock, such as a regular expression that backtracks forever, stops every thread
+of the process, and Ctrl-C as well. A thread of faulthandler, in C, still runs and writes the stack of each
+thread. The process can then be killed (with SIGQUIT, for example), and the run resumed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager
 from typing import TextIO
 
 SILENCE = 300.0
-"""Seconds in which the event loop did nothing, after which it is said where everything is."""
+"""Seconds without activity of the event loop after which all stacks are written."""
 
 
 @asynccontextmanager
 async def heartbeat(terminal: TextIO, seconds: float = SILENCE) -> AsyncIterator[None]:
-    """Watch over the event loop; if it stands still for so long, all stacks are written, again and again."""
+    """Watch the event loop; while it is blocked for this long, all stacks are written repeatedly."""
     beating = asyncio.create_task(_beat(_descriptor(terminal), seconds), name="heartbeat")
     try:
         yield
@@ -37,5 +37,5 @@ async def _beat(file: int, seconds: float) -> None:
 def _descriptor(terminal: TextIO) -> int:
     try:
         return terminal.fileno()
-    except OSError:  # a notebook's is none: standard error, which goes to a log
+    except OSError:  # a notebook's has none, so use standard error, which goes to a log
         return 2

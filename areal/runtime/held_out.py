@@ -1,4 +1,4 @@
-"""Accuracy on held-out problems: of the weights that the engine holds, in a run or of a model alone."""
+"""Measures accuracy on held-out problems with the engine's weights, in a run or for a model alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def evaluate_held_out(
     model: str,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Measure held-out accuracy of the weights that the engine holds, as the configuration says."""
+    """Measure held-out accuracy of the engine's weights, according to the configuration."""
     config, settings = plan.config, plan.config.evaluation
     tasks = held_out(plan.env, settings.problems)
     if not tasks:
@@ -55,7 +55,7 @@ async def evaluate_held_out(
 
 
 def evaluation_metrics(report: Report, env: str) -> dict[str, float]:
-    """Return what a run's metrics have of an evaluation: the whole first, then its parts and members."""
+    """Return the metrics of an evaluation for a run: the whole first, then its parts and members."""
     found = {env: (report.accuracy, report.interval), **report.by_member}
     metrics: dict[str, float] = {}
     for name, (accuracy, (low, high)) in found.items():
@@ -75,14 +75,15 @@ async def timed_responses(
     keep: Keep,
     known: Sequence[Response] = (),
 ) -> tuple[list[Response], dict[str, float | None]]:
-    """Run the episodes of an evaluation, as the configuration says, and measure the speed.
+    """Run the episodes of an evaluation according to the configuration, and measure the speed.
 
     Args:
-        busy_seconds: the seconds in which the engine has generated so far; None if it is not ours.
-        known: responses that need no episode.
+        busy_seconds: number of seconds in which the engine has generated so far; None: it is not an areal
+            engine.
+        known: responses that already exist and need no episode.
 
     Returns:
-        All responses, by problem and sample, and what a report says of the speed.
+        All responses, by problem and sample, and the speed for a report.
     """
     started, before = time.monotonic(), busy_seconds()
     responses = await sample_responses(

@@ -21,7 +21,7 @@ class HeldOutScores:
     """Measures held-out accuracy before, during and after training, and records it.
 
     Attributes:
-        measure: evaluates the weights that the engine holds, given their name; None: nothing is measured.
+        measure: evaluates the engine's weights, given their name; None: nothing is measured.
         env: the environment's name in metrics.
         records: the run directory and the display.
         watch: the run's waits; an evaluation that fails ends any of them.
@@ -43,25 +43,25 @@ class HeldOutScores:
         self._in_flight: list[asyncio.Future[Report | None]] = []
 
     def go_on(self, past: list[dict[str, Any]]) -> None:
-        """Go on with a run that has these metrics."""
+        """Continue a run that has these metrics."""
         self.scores = scores_of(past)
         self.before = self._known(0)
 
     async def measure_before(self) -> None:
-        """Measure the model that training starts from, unless that was done before the run was resumed."""
+        """Measure the initial model, unless that was done before the run was resumed."""
         self.before = self.before or await self._wait(self._evaluate(0, "before training"))
 
     def begin(self, version: int) -> None:
-        """Measure the weights of an update while training goes on."""
+        """Measure the weights of an update while training continues."""
         self._unfinished.add(version)
         self._in_flight.append(self.watch.add(self._evaluate(version, "during training")))
 
     def has_begun(self, version: int) -> bool:
-        """Whether the weights of an update were measured, or are now."""
+        """Return whether the weights of an update have been measured, or are being measured."""
         return version in self.scores or version in self._unfinished
 
     async def finish(self) -> None:
-        """Wait for all evaluations that were begun."""
+        """Wait for all evaluations in progress."""
         for evaluation in self._in_flight:
             await self._wait(evaluation)
 
@@ -69,7 +69,7 @@ class HeldOutScores:
         return await self.watch.wait(evaluation, "the run", "the evaluation")
 
     async def drop(self) -> None:
-        """Give up the evaluations in flight."""
+        """Cancel the evaluations in progress."""
         await self.watch.drop(*self._in_flight)
 
     async def measure_after(self, version: int) -> None:
@@ -77,7 +77,7 @@ class HeldOutScores:
         self.after = self._known(version) or await self._wait(self._evaluate(version, "after training"))
 
     def wanted(self) -> frozenset[int]:
-        """Return the versions whose checkpoints must stay: the best one, and those that may become it."""
+        """Return the versions whose checkpoints must be kept: the best one, and those that may become it."""
         best = best_of(self.scores)
         return frozenset(self._unfinished if best is None else self._unfinished | {best})
 

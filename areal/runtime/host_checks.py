@@ -1,4 +1,4 @@
-"""What each host of a run has to have before anything heavy starts."""
+"""Checks the requirements of each host of a run before anything heavy starts."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _DELAY = 15.0
 
 
 def probe_hosts(cluster: Cluster, device: str) -> Inventory:
-    """Return the inventory of a cluster's hosts, each as it is seen there.
+    """Return the inventory of a cluster's hosts, as each host sees itself.
 
     Args:
-        device: the setting; ``cpu`` leaves GPUs out.
+        device: the setting; ``cpu`` excludes GPUs.
 
     Raises:
-        UserError: a host has another areal, or does not see the GPUs that it has.
+        UserError: a host has another version of areal, or does not see its GPUs.
     """
     return Inventory(tuple(probe_host_of(cluster, host, device) for host in cluster.hosts))
 
 
 def probe_host_of(cluster: Cluster, host: ClusterHost, device: str) -> Host:
-    """Return a host of a cluster as it is seen there; see :func:`probe_hosts`."""
+    """Return a host of a cluster as it sees itself; see :func:`probe_hosts`."""
     if (version := cluster.run(host.name, _version)) != (own := _version()):
         raise UserError(
             f"host {host.name} has areal {version}, and this host has {own}; install the same version on "
@@ -47,7 +47,7 @@ def probe_host_of(cluster: Cluster, host: ClusterHost, device: str) -> Host:
 
 
 def check_model_on_hosts(cluster: Cluster, hosts: Iterable[str], model: str) -> None:
-    """Check that hosts find the model, unless that is a name on the hub.
+    """Check that hosts find the model, unless it is a hub id.
 
     Raises:
         UserError: a host does not; the message says which one.
@@ -62,10 +62,10 @@ def check_model_on_hosts(cluster: Cluster, hosts: Iterable[str], model: str) -> 
 
 
 def check_code_on_hosts(cluster: Cluster, hosts: Iterable[str], config: Config) -> None:
-    """Check that hosts that run episodes find environment, agent, and what the user's code has registered.
+    """Check that hosts of episodes find the environment, the agent, and the user's registered code.
 
     Raises:
-        UserError: a host does not; the message says which one, and what it lacks.
+        UserError: a host does not; the message names the host and what it lacks.
     """
     registered = registry.registered()
     for host in hosts:
@@ -85,7 +85,7 @@ def _find_code(config: Config, registered: bytes) -> None:
 
 
 def _version() -> str:
-    return importlib.import_module("areal").__version__  # which imports us, by its functions
+    return importlib.import_module("areal").__version__  # this imports areal by its functions
 
 
 def _appears(path: str) -> bool:

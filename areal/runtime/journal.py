@@ -1,23 +1,23 @@
-"""The journal records what has become of each group since it was admitted, so that no finished group is lost.
+"""The journal records the state of each group since its admission, so that no finished group is lost.
 
-A checkpoint is written every so many updates. The journal is written all the time, on a thread of its own.
-The groups that a killed run still has are those that the journal has, less those of the recorded batches:
+A checkpoint is written every few updates. The journal is written continuously, on a separate thread. The
+groups that a killed run still has are those of the journal, minus those of the recorded batches:
 
 - The file has one record per line, ``CRC32 KIND NUMBER VERSION [JSON]``: a group was ``admitted``, has
   ``finished`` (the JSON is the whole group), or was ``rejected``. The first record, ``start VERSION
   NEXT_GROUP``, names the update after which the file begins. A reader skips records that do not match their
   checksum, such as a last one that was cut off.
-- There is no record of a group that was consumed. The batches in ``rollouts/``, which the same thread writes,
-  say so. At no moment is a group both consumed and outstanding, or neither.
-- Once the file holds much that was consumed, it is written anew, with the groups that are outstanding then.
-  The size of the file is bounded, whatever the length of the run and the number of its checkpoints.
+- Consumed groups have no record of their own. The batches in ``rollouts/``, which the same thread writes,
+  contain this information. At no moment is a group both consumed and outstanding, or neither.
+- When the file contains many consumed groups, it is rewritten with the groups that are then outstanding. The
+  size of the file is bounded, regardless of the length of the run and the number of its checkpoints.
 
-The operating system gets each record at once: if the run is killed, at most the record that is being written
-is lost. The journal is forced to the disk before each batch: if the machine goes down, groups that have
-finished since the last update may be lost, but never a group that a batch on the disk depends on.
+The operating system receives each record at once, so if the run is killed, at most the record in progress is
+lost. The journal is forced to disk before each batch. If the machine crashes, groups that have finished since
+the last update may be lost, but never a group that a batch on disk depends on.
 
-A full disk costs the run its journal, and does not end it. The journal begins anew after the next update, if
-there is room.
+If the disk is full, the run loses its journal, but continues. The journal begins anew after the next update,
+if there is room.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from areal.threads import CallThread
 from areal.trajectory import Group, TokenValues
 
 _GROWTH = 64 * 2**20
-"""Bytes of consumed groups, beyond those of outstanding ones, after which the file is written anew."""
+"""Bytes of consumed groups, beyond those of outstanding ones, after which the file is rewritten."""
 _PATIENCE = 10.0
 """Seconds that the end of a run waits for the disk."""
 
@@ -50,9 +50,9 @@ class Journal:
 
     Args:
         directory: the run directory.
-        admission: calls the journal whenever something becomes of a group.
+        admission: calls the journal whenever the state of a group changes.
         warn: called with a line if the journal cannot be written.
-        growth: bytes of consumed groups after which the file is written anew.
+        growth: bytes of consumed groups after which the file is rewritten.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Journal:
         self._warned = False
 
     async def start(self) -> None:
-        """Begin the file anew, with the groups that are outstanding now."""
+        """Begin the file anew, with the currently outstanding groups."""
         await self._do(partial(self._begin, state_of(self._admission)))
 
     async def consume(self, step: int, groups: list[Group], values: Sequence[TokenValues] = ()) -> None:
         """Record the batch of update ``step``. Its groups count as consumed once this returns.
 
         Args:
-            values: what the update computed of the tokens of a few rollouts.
+            values: the update's values for the tokens of a few rollouts.
 
         Raises:
             UserError: the batch cannot be written.
@@ -96,13 +96,13 @@ class Journal:
             )
 
     async def close(self) -> None:
-        """Wait until everything is written, but for no more than some seconds."""
+        """Wait until everything is written, but only for some seconds."""
         last = asyncio.wrap_future(self._thread.start(self._leave))
         self._thread.end()
         await asyncio.wait([last], timeout=_PATIENCE)
 
     async def _do(self, work: Callable[[], None]) -> None:
-        """Do some work on the thread, even if the caller is cancelled meanwhile."""
+        """Run work on the thread, even if the caller is cancelled."""
         await asyncio.shield(self._thread.run(work))
 
     def _log(self, kind: str, number: int, version: int, group: Group | None) -> None:
@@ -111,7 +111,7 @@ class Journal:
     # All methods below run on the thread.
 
     def _begin(self, state: RolloutState) -> None:
-        """Write the file anew. The old file stays in use until that has succeeded."""
+        """Write the file anew. The old file stays in use until this has succeeded."""
         path, made = self._directory.journal, None
         temporary = path.with_name(f".{path.name}.partial")
         try:
@@ -136,7 +136,7 @@ class Journal:
     def _consume(
         self, step: int, groups: list[Group], values: Sequence[TokenValues], state: RolloutState
     ) -> None:
-        self._try(lambda file: file.sync())  # the groups that the batch leaves are on the disk before it is
+        self._try(lambda file: file.sync())  # the remaining groups are on disk before the batch
         if values:
             self._directory.log_token_values(step, (json_line(each.to_json()) for each in values))
         self._directory.log_rollouts(step, map(self._line, groups))
@@ -146,7 +146,7 @@ class Journal:
             self._begin(state)
 
     def _line(self, group: Group) -> str:
-        """Return a group as a line of JSON, which is mostly in the file already."""
+        """Return a group as a line of JSON, which the file usually contains already."""
         line = None if self._file is None else self._file.line(group.id)
         return json_line(group.to_json()) if line is None else line
 
@@ -155,7 +155,7 @@ class Journal:
         self._try(lambda file: file.write(kind, number, version, line))
 
     def _try(self, work: Callable[[_File], None]) -> None:
-        """Do some work on the file, if there is one. After an error of the disk there is none."""
+        """Run work on the file, if there is one. After a disk error there is none."""
         if self._file is None:
             return
         try:
@@ -171,7 +171,7 @@ class Journal:
 
 
 class _File:
-    """A file of records that knows where the lines of its groups are."""
+    """A file of records that knows the positions of its groups' lines."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
@@ -195,7 +195,7 @@ class _File:
             left = left[os.write(self._descriptor, left) :]
 
     def line(self, number: int) -> str | None:
-        """Return the line of a group that :meth:`write` has written, if there is one."""
+        """Return the line of a group from :meth:`write`, if there is one."""
         if (place := self._places.get(number)) is None:
             return None
         return os.pread(self._descriptor, place[1], place[0]).decode()
@@ -213,7 +213,7 @@ class _File:
 
 
 def read_journal(path: Path) -> RolloutState | None:
-    """Return the outstanding groups of a journal, consumed ones included; None: there is no sound journal."""
+    """Return the outstanding groups of a journal, including consumed ones; None: the journal is invalid."""
     try:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -223,7 +223,7 @@ def read_journal(path: Path) -> RolloutState | None:
 
 
 def _checked(line: bytes) -> list[str] | None:
-    """Return the fields of a record; None: the record is damaged, or cut off."""
+    """Return the fields of a record; None: the record is damaged or incomplete."""
     checksum, _, data = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(data):
         return None

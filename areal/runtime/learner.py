@@ -1,4 +1,4 @@
-"""The learner of a run, of its replay or of its export."""
+"""Creates the learner of a run, of its replay or of its export."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def make_learner(config: Config, model: str, device: str, threads: int) -> Learn
     """Load the learner of a run, or of its replay.
 
     Args:
-        model: folder or hub id of the weights to begin with.
+        model: folder or hub id of the initial weights.
         device: ``cpu`` or ``cuda``.
-        threads: CPU threads; the learner's arithmetic depends on them.
+        threads: number of CPU threads, on which the learner's arithmetic depends.
     """
     from areal.learner.learner import Learner
 

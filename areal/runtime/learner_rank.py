@@ -1,10 +1,11 @@
 """One rank of a run's learner, as a worker (:mod:`areal.workers`).
 
-All ranks get the same calls in the same order, so that they make the same collectives. What must not overlap
-is plain methods; :meth:`LearnerRank.send` and :meth:`LearnerRank.write` go on beside updates.
+All ranks receive the same calls in the same order, so that they make the same collectives. Calls that must
+not overlap are plain methods; :meth:`LearnerRank.send` and :meth:`LearnerRank.write` run concurrently with
+updates.
 
-The learner is not on a thread of the run's own process: Python runs one thread of a process at a time, and
-both an update and what follows each step of the engine are thousands of small calls, which would wait for
+The learner does not run on a thread of the run's own process. Python runs one thread of a process at a time,
+and both an update and the processing of each engine step are thousands of small calls, which would wait for
 each other.
 """
 
@@ -34,16 +35,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LearnerSetup:
-    """What each rank makes its learner from.
+    """The setup from which each rank creates its learner.
 
     Attributes:
-        model: folder or hub id of the weights to begin with.
-        threads: CPU threads of each rank.
-        checkpoints: the folder that all write to.
+        model: folder or hub id of the initial weights.
+        threads: number of CPU threads of each rank.
+        checkpoints: the folder to which all ranks write.
         shared: whether it is the same folder on the hosts of all ranks and of the run's process.
         gpus: index of each rank's GPU; empty on a CPU.
-        gpu_shares: of its memory, that PyTorch may take for each rank; empty if that is not planned.
-        address: by which other hosts reach that of rank 0.
+        gpu_shares: share of the GPU's memory that PyTorch may use for each rank; empty if it is not planned.
+        address: address of rank 0's host for other hosts.
     """
 
     config: Config
@@ -58,7 +59,7 @@ class LearnerSetup:
 
 
 class LearnerRank:
-    """A rank: its shards of the learner, its part of checkpoints, and, of rank 0, the weight sender.
+    """A rank: its shards of the learner, its part of checkpoints, and, for rank 0, the weight sender.
 
     Args:
         rank: its number; the first is 0.
@@ -70,26 +71,26 @@ class LearnerRank:
     _store: Any
 
     def __init__(self, setup: LearnerSetup, rank: int = 0) -> None:
-        import areal.runtime.replay  # noqa: F401 (what a learner needs, while the engine starts)
+        import areal.runtime.replay  # noqa: F401 (the learner's imports, while the engine starts)
 
         self._setup, self._rank = setup, rank
         self._sender: WeightSender | None = None
         self._updating = False
-        # A broadcast waits for engines that may be dead: its thread may be left behind.
+        # A broadcast waits for engines that may be dead, so its thread may be abandoned.
         self._sending, self._writing = CallThread("areal-send"), CallThread("areal-write")
 
     def open_store(self) -> int:
-        """Open the store at which the ranks meet, as rank 0 does; return its port."""
+        """Open the store at which the ranks meet, on rank 0; return its port."""
         from areal.learner.ranks import open_store
 
         self._store = open_store(self._setup.address)
         return self._store.port
 
     def make(self, port: int = 0) -> None:
-        """Make the learner and have it compile what it will need.
+        """Create the learner and compile everything that it will need.
 
         Args:
-            port: of the store of several ranks.
+            port: port of the store of several ranks.
         """
         import torch
         import torch.distributed as dist
@@ -106,7 +107,7 @@ class LearnerRank:
             store = self._store if self._rank == 0 else join_store(setup.address, port)
             device = f"cuda:{setup.gpus[self._rank]}" if setup.gpus else "cpu"
             init_process_group(device, store, self._rank, config.learner.processes)
-            # Of its own: checkpoints are written on a thread, while updates go on.
+            # A separate group, because checkpoints are written on a thread during updates.
             group = dist.new_group(backend="gloo")
         if setup.gpu_shares:
             torch.cuda.set_per_process_memory_fraction(setup.gpu_shares[self._rank])
@@ -123,14 +124,14 @@ class LearnerRank:
         self._learner.warm_up()
 
     def description(self) -> str:
-        """Return how the learner computes, in a few words."""
+        """Return a short description of how the learner computes."""
         return self._learner.description
 
     def load(self, saved: Path, copy: Path | None = None) -> int:
-        """Take back what a checkpoint holds, of any number of ranks; return its number of updates.
+        """Restore a checkpoint from any number of ranks; return its number of updates.
 
         Args:
-            copy: where a host that does not have ``saved`` has what a learner needs of it.
+            copy: on a host without ``saved``, the copy of the learner's part.
         """
         from areal.runtime.checkpoint import load_learner
 
@@ -138,17 +139,17 @@ class LearnerRank:
         return self._learner.version
 
     def hash_weights(self) -> str:
-        """Return what :func:`areal.runtime.replay.hash_weights` does."""
+        """Return the result of :func:`areal.runtime.replay.hash_weights`."""
         from areal.runtime.replay import hash_weights
 
         return hash_weights(self._learner)
 
     def open_sender(self, backends: list[TransferBackend], workers: int = 1) -> list[dict[str, Any]]:
-        """Open the weight sender to the engines; return what each of them needs once, to open its end.
+        """Open the weight sender to the engines; return the data with which each opens its end.
 
         Args:
             backends: the backend of each engine.
-            workers: processes of each engine.
+            workers: number of processes of each engine.
         """
         from areal.runtime.plan import engine_dtype
         from areal.weights.sender import open_sender
@@ -161,15 +162,15 @@ class LearnerRank:
             deque(parameters, maxlen=0)
             return []
         in_turn, address = self._setup.config.engine.swap == "in_turn", self._setup.address
-        self._learner.move_base(None)  # there is no room for it twice
+        self._learner.move_base(None)  # there is no room for a second copy
         self._sender = open_sender(backends, parameters, dtype, device, address, workers, in_turn)
         self._learner.move_base(self._sender.tensors)
         return self._sender.init_infos()
 
     async def reopen_sender(self, backends: list[TransferBackend]) -> list[dict[str, Any]]:
-        """Begin an epoch of the weight sender with other engines, beside an update; see :meth:`open_sender`.
+        """Begin an epoch of the weight sender with other engines, during an update; see :meth:`open_sender`.
 
-        No load may be in flight, but for one that has failed.
+        No load may be in progress, except one that has failed.
         """
         if self._sender is None:
             return []
@@ -177,11 +178,11 @@ class LearnerRank:
         return self._sender.init_infos()
 
     def publish(self) -> str:
-        """Make the weights ready to load, and return their digest; no engine may be loading meanwhile."""
+        """Make the weights ready to load, and return their digest; no engine may be loading at this time."""
         digest = ""
         with _lost_if_broken():
             parameters = self._learner.sent_parameters(self._engine_dtype, again=self._published)
-            if self._sender is None:  # another rank asks for whole weights
+            if self._sender is None:  # another rank needs whole weights
                 deque(parameters, maxlen=0)
             else:
                 digest = self._sender.write(parameters, whole=not self._published)
@@ -192,7 +193,7 @@ class LearnerRank:
         """Do the learner's part of a load, while the engines load.
 
         Returns:
-            Why that failed; empty if it did not. It is no failure of this rank: an engine has failed.
+            Why it failed; empty if it succeeded. It is not a failure of this rank, but of an engine.
         """
         if self._sender is None:
             return ""
@@ -206,7 +207,7 @@ class LearnerRank:
         """Make one update and return its metrics.
 
         Raises:
-            WorkerLost: the GPU, or a connection to another rank, is of no use any more.
+            WorkerLost: the GPU, or a connection to another rank, is no longer usable.
         """
         self._updating = True
         try:
@@ -216,13 +217,13 @@ class LearnerRank:
             self._updating = False
 
     def token_values(self) -> list[TokenValues]:
-        """Return what the last update computed of the tokens of a few rollouts; of rank 0, of all ranks."""
+        """Return the last update's values for the tokens of a few rollouts; on rank 0, those of all ranks."""
         return self._learner.token_values if self._rank == 0 else []
 
     def progress(self) -> Work | None:
-        """Return how many micro-batches went through the model.
+        """Return the number of micro-batches that have passed through the model.
 
-        On a CPU one of them may take many minutes, so that seconds of computing count, too.
+        On a CPU one of them may take many minutes, so seconds of computing also count.
         """
         if not hasattr(self, "_learner"):
             return None
@@ -232,12 +233,12 @@ class LearnerRank:
         return Work(done, unit, int(self._updating), self._learner.version)
 
     def stage(self, rollouts: RolloutState) -> None:
-        """Copy what :meth:`write` needs, which has to follow, and to be over before this is called again."""
+        """Copy the data for :meth:`write`, which must follow and finish before this is called again."""
         with _lost_if_broken():
             self._staged = self._checkpoints.stage(rollouts)
 
     async def write(self, wanted: frozenset[int] = frozenset()) -> Path:
-        """Write a checkpoint of what was staged; older ones stay if they are ``wanted``."""
+        """Write a checkpoint of the staged data; older ones are kept if they are ``wanted``."""
         return await self._writing.run(lambda: self._checkpoints.write(self._staged, wanted))
 
     def export(self, folder: Path) -> None:
@@ -256,7 +257,7 @@ class LearnerRank:
 
 @contextmanager
 def _lost_if_broken() -> Iterator[None]:
-    """Tell a GPU, or a connection to another rank, that fails within from other errors; raises WorkerLost."""
+    """Raise WorkerLost if a GPU, or a connection to another rank, fails in the context."""
     from areal.learner.ranks import broken
 
     try:

@@ -1,25 +1,25 @@
 """The asynchronous loop: generation never waits for the learner, and the learner only for its next batch.
 
-Three things go on at once. The event loop keeps episodes going (areal.rollout). The learner makes updates in
-processes of its own. New weights are loaded into the engine between two of its steps, while the learner has
-begun its next batch. Staleness ≤ η holds by construction (areal.rollout.admission) and is checked again at
-the point of consumption.
+Three activities run concurrently. The event loop keeps episodes going (areal.rollout). The learner makes
+updates in its own processes. New weights are loaded into the engine between two of its steps, while the
+learner begins its next batch. Staleness ≤ η holds by construction (areal.rollout.admission) and is checked
+again at the point of consumption.
 
 A step (:meth:`Trainer._step`) waits for four things, in this order:
 
-1. *Its batch*: enough groups that may be taken now. Episodes that end unblock it; new ones begin as the
-   version of the engine's weights rises.
-2. *The update*: the learner's processes. Only a second Ctrl-C, which kills them, cuts it short.
-3. *The load of the update before*, which the engine ends: the memory that it reads is then written anew. At
-   η=0 the step waits for its own load, too.
-4. *The checkpoint before*, where a new one is due: the disk.
+1. *Its batch*: enough groups that may be taken now. Finished episodes unblock it; new ones begin as the
+version of the engine's weights rises.
+2. *The update*: the learner's processes. Only a second Ctrl-C, which kills them, interrupts it.
+3. *The load of the previous update*, which the engine finishes, because the memory that it reads is then
+overwritten. At η=0 the step also waits for its own load.
+4. *The previous checkpoint*, if a new one is due: the disk.
 
-Whatever fails in the background (generation, a load, a checkpoint, an evaluation) ends each of these waits
-but the second, and so does a stop by the user.
+Any background failure (generation, a load, a checkpoint, an evaluation) ends each of these waits except the
+second, and so does a stop by the user.
 
-A process of the learner that is lost ends none of it, while the budget of restarts lasts: whatever waited for
-the learner waits until it is back (:mod:`areal.runtime.recovery`), and is then done again. What was done
-before is not: a batch in hand stays in hand, and an update that is finished is recorded.
+A lost process of the learner ends none of them, as long as the budget of restarts lasts: everything that
+waited for the learner waits until it is back (:mod:`areal.runtime.recovery`), and is then repeated. Earlier
+work is not repeated: a batch in hand stays in hand, and a finished update is recorded.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Trainer:
-    """Trains a model with parts that somebody else has started (:mod:`areal.runtime.build`), and closes.
+    """Trains a model with parts that were started elsewhere (:mod:`areal.runtime.build`), and closes them.
 
     Attributes:
         config: the run's configuration.
         version: the number of updates that the learner has made.
-        rollouts: keeps episodes going and hands out batches.
+        rollouts: keeps episodes going and provides batches.
         sync: brings the learner's weights to the engines.
         checkpoints: writes the run's checkpoints.
         held_out: measures held-out accuracy.
         recorder: records each update.
-        recovery: starts a lost learner again.
-        recovering: whether the learner is being started again now.
-        hurried: whether the user has asked twice to stop.
+        recovery: restarts a lost learner.
+        recovering: whether the learner is currently being restarted.
+        hurried: whether the user has requested a stop twice.
     """
 
     config: Config
@@ -79,13 +79,14 @@ class Trainer:
         self._stop = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
         self._lost: asyncio.Future[None] | None = None
-        self._batch: Batch | None = None  # the learner's next one, once it is complete
+        self._batch: Batch | None = None  # the learner's next batch, once it is complete
         self._whole = True  # whether the learner has made self.version updates, and is not lost or in another
 
     def stop(self) -> None:
-        """Stop in order: :meth:`run` ends the update that it makes, and writes a checkpoint.
+        """Stop in order: :meth:`run` finishes the current update, and writes a checkpoint.
 
-        While the learner is started again there is none to write: the recorded batches are enough to go on.
+        While the learner is being restarted, no checkpoint is written, because the recorded batches suffice
+        to resume.
         """
         first = (
             "the run does not wait for the learner"
@@ -106,7 +107,7 @@ class Trainer:
         """Train; leave the final model, the metrics and a checkpoint in the run directory.
 
         Raises:
-            Interrupted: somebody called :meth:`stop` or :meth:`stop_at_once`. The message says how to go on.
+            Interrupted: :meth:`stop` or :meth:`stop_at_once` was called. The message explains how to resume.
         """
         self._main = asyncio.current_task()
         self._lost = self.watch.add(self._learner_lost())
@@ -114,13 +115,13 @@ class Trainer:
         try:
             if self.version < self.config.steps:
                 await self._train()
-            # The model is there whatever becomes of its evaluation, and of the learner.
+            # The model exists even if its evaluation or the learner fails.
             await self._surviving(self._export)
             await self.watch.drop(self._lost)
             self.records.progress.message(f"model: {self.records.directory.model}")
             await self.held_out.measure_after(self.version)
-        except (Exception, asyncio.CancelledError) as error:  # it is raised, perhaps in other words
-            if self.hurried:  # whatever it is, it is a consequence of that
+        except (Exception, asyncio.CancelledError) as error:  # it is raised, possibly with another message
+            if self.hurried:  # any error is then a consequence of that
                 raise Interrupted(self._way_on("stopped immediately")) from error
             if isinstance(error, Interrupted) and self._stop.is_set():
                 raise Interrupted(self._way_on("stopped")) from error
@@ -145,16 +146,16 @@ class Trainer:
         await self._surviving(self._save)
 
     async def _make_updates(self) -> None:
-        """Make all updates that are left; wait for the loads and the evaluations of the last ones."""
-        await self._begin_what_is_due()  # perhaps the run, or the learner, was lost before it was done
+        """Make all remaining updates; wait for the loads and the evaluations of the last ones."""
+        await self._begin_what_is_due()  # the run, or the learner, may have been lost before it was done
         while self.version < self.config.steps:
-            await self.watch.check()  # where batches wait for the learner, no wait of ours would notice
+            await self.watch.check()  # if batches wait for the learner, no wait here would notice
             await self._step()
         await self.sync.finish()
         await self.held_out.finish()
 
     async def _step(self) -> None:
-        """Wait for a batch, update on it, and send the new weights on their way."""
+        """Wait for a batch, update on it, and begin to send the new weights."""
         if self._batch is None:
             batch_of = self.rollouts.next_batch(self.version)
             groups = await self.watch.wait(batch_of, "the learner", "a batch")
@@ -171,7 +172,7 @@ class Trainer:
         sync: dict[str, float] = {}
         try:
             sync = await self.sync.publish(self.version)
-        finally:  # an update that was made is recorded, also when the run is stopped just then
+        finally:  # a finished update is recorded, even if the run is stopped at this moment
             with self.watch.waits.named("the run", "the batch to be written"):
                 await self.recorder.record(batch, metrics, values, sync)
         self.recorder.check_mismatch(batch, metrics)
@@ -180,7 +181,7 @@ class Trainer:
     async def _begin_what_is_due(self) -> None:
         """Begin the evaluation and the checkpoint that are due after this update."""
         evaluated = self._is_due(self.config.evaluation.every) and not self.held_out.has_begun(self.version)
-        # What is evaluated may become the best model, which must be there afterwards.
+        # An evaluated model may become the best one, which must exist afterwards.
         saved = evaluated or self._is_due(self.config.checkpoint.every)
         begun = {self.checkpoints.owed, *checkpoint.versions(self.records.directory.checkpoints)}
         if saved and self.version not in begun and self._batch is None:
@@ -202,7 +203,7 @@ class Trainer:
             )
 
     async def _surviving(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do some work; where the learner is lost meanwhile, bring it back and do the work again.
+        """Do some work; if the learner is lost, restore it and repeat the work.
 
         Raises:
             LearnerLost: the learner was lost too often.
@@ -215,13 +216,13 @@ class Trainer:
                 return await work()
             except LearnerLost as loss:
                 self._whole, lost = False, True
-                if self.hurried:  # it was killed by us
+                if self.hurried:  # we have killed it
                     raise
                 await self._end_what_was_begun()
                 self.recovery.accept(loss, self.version)
 
     async def _recover(self) -> None:
-        """Bring the learner back to where it was."""
+        """Bring the learner back to its previous state."""
         self.recovering = True
         try:
             back = self.recovery.bring_back(self.version)
@@ -232,7 +233,7 @@ class Trainer:
         self._whole = True
 
     async def _end_what_was_begun(self) -> None:
-        """Wait for the load and the checkpoint that a lost learner has begun: they fail, or just end."""
+        """Wait for the load and the checkpoint that a lost learner has begun; they fail or finish."""
         if self._lost is not None:
             await self.watch.drop(self._lost)
         with self.watch.waits.named("the run", "the learner to finish its work"):
@@ -244,7 +245,7 @@ class Trainer:
             await self.checkpoints.export(self.records.directory.path)
 
     async def _settle(self, generating: asyncio.Future[None] | None) -> None:
-        """End what goes on in the background, but for a checkpoint."""
+        """End all background work, except a checkpoint."""
         with self.watch.waits.named("the end of the run", "episodes and weight updates to end"):
             if generating is not None:
                 await self.watch.drop(generating)
@@ -252,31 +253,31 @@ class Trainer:
             await self.sync.settle()
 
     async def _save(self) -> None:
-        """Write a last checkpoint, once the one before is written."""
+        """Write a last checkpoint after the previous one is written."""
         with self.watch.waits.named("the end of the run", "the checkpoint"):
             try:
                 await self.checkpoints.finish()
             finally:
-                # Half an update is nothing to go on from, and a batch in hand would be in no checkpoint.
+                # A run cannot resume from half an update, and no checkpoint would contain a batch in hand.
                 if self._whole and self._batch is None and not self.hurried:
                     await self.checkpoints.write_last(self.version)
 
     async def _close_after(self, error: BaseException, generating: asyncio.Future[None] | None) -> None:
-        """Do both after an error, which is the one to report; a second error is added to its line."""
+        """Do both after an error, which is the one to report; a second error is added to its message."""
         one_line = (UserError, WorkerLost)
         try:
             await self._settle(generating)
             await self._save()
         except one_line as second:
             if isinstance(error, Interrupted) and isinstance(second, LearnerLost):
-                return  # the recorded batches are enough to go on
+                return  # the recorded batches suffice to resume
             if not isinstance(error, one_line):
                 raise
             if str(second) != str(error):
                 raise type(error)(f"{error}; in addition, {second}") from error
 
     async def _learner_lost(self) -> None:
-        """Wait for a process of the learner to end unasked; raises LearnerLost then."""
+        """Wait until a process of the learner ends unexpectedly; then raises LearnerLost."""
         raise LearnerLost(await asyncio.shield(self.learner.ended))
 
     async def _stopped(self) -> None:

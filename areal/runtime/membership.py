@@ -1,15 +1,16 @@
-"""Engines that join and leave a run that goes on, or are lost and replaced.
+"""Engines that join and leave a running run, or are lost and replaced.
 
-An engine joins between two loads of weights: it is connected to the learner alone, loads the version that the
-others have, and only then gets requests. One that leaves gets no new requests, and those in flight finish or,
-after a limit, go on on other engines. It loads new weights until then, and is closed between two loads.
-So at every moment all engines that get requests have the version that the gate counts with, or a newer one.
+An engine joins between two loads of weights: it is connected to the learner alone, loads the version of the
+others, and only then receives requests. One that leaves receives no new requests; those in flight finish or,
+after a limit, continue on other engines. It loads new weights until then, and is closed between two loads. At
+every moment, all engines that receive requests therefore have the gate's version or a newer one.
 
-A broadcast's members cannot change: after each change those that are there begin a new epoch of it
-(:mod:`areal.weights.broadcast`). Shared memory and CUDA IPC connect each engine by itself.
+A broadcast's members cannot change, so after each change the present ones begin a new epoch of it
+(:mod:`areal.weights.broadcast`). Shared memory and CUDA IPC connect each engine separately.
 
-An engine that is lost gets no requests from then on, what it had in flight goes on elsewhere
+A lost engine receives no further requests, its requests in flight continue elsewhere
 (:mod:`areal.rollout.engines`), and another one starts in its place, with its name and its devices, within the
+budget of the run. It joins like any other. If there is no engine left, requests wait for it.
 budget of the run. It joins like any other. With no engine left, requests wait for it.
 """
 
@@ -36,19 +37,19 @@ from areal.runtime.weight_sync import WeightSync
 log = logging.getLogger(__name__)
 
 LIMIT = 180.0
-"""Seconds for an engine that has started to connect and load its first weights; an update waits as long."""
+"""Seconds for a new engine to connect and load its first weights; an update waits for as long."""
 
 _LOOK = 1.0
-"""Seconds after which to look whether a learner that was lost is back."""
+"""Interval in seconds of checks whether a lost learner is back."""
 
 StartEngine = Callable[[Placement, int], Awaitable[tuple[str, SingleEngine]]]
-"""Starts the last engine of a placement under a number; returns its name, and the engine."""
+"""Starts the last engine of a placement, given its number; returns its name and the engine."""
 Announce = Callable[[Mapping[str, SingleEngine], float | None], Awaitable[None]]
-"""Has rollout workers elsewhere use these engines from now on, and leave others within so many seconds."""
+"""Lets remote rollout workers use these engines from now on, and leave others within this many seconds."""
 
 
 class Membership:
-    """Starts engines for a run that goes on, and ends them.
+    """Starts and ends engines of a running run.
 
     Args:
         config: the run's configuration.
@@ -56,9 +57,9 @@ class Membership:
         sync: loads the learner's weights in the engines of the run.
         start: starts an engine.
         notice: called with a line for the user.
-        announce: called with the engines that get requests, when they have changed.
+        announce: called with the engines that receive requests, when they have changed.
         restarts: counts restarts, within the budget.
-        log_event: records what happens.
+        log_event: records events.
     """
 
     def __init__(
@@ -85,29 +86,29 @@ class Membership:
 
     @property
     def placement(self) -> Placement:
-        """The placement of the learner, of the present engines, and of those that start."""
+        """The placement of the learner, of the present engines, and of those that are starting."""
         return replace(self._placement, engines=tuple(self._placed.values()))
 
     def open_host(self, host: Host) -> None:
-        """Let engines start on a host that has joined, or is back."""
+        """Allow engines to start on a host that has joined or come back."""
         hosts = {each.name: each for each in self._placement.inventory.hosts} | {host.name: host}
         self._placement = replace(self._placement, inventory=Inventory(tuple(hosts.values())))
         self._closed.discard(host.name)
         self._gone.discard(host.name)
 
     def close_host(self, name: str, gone: bool = False) -> None:
-        """Let nothing start on a host that is gone, or about to go."""
+        """Prevent starts on a host that is gone or about to leave."""
         self._closed.add(name)
         if gone:
             self._gone.add(name)
 
     @property
     def stranded(self) -> list[int]:
-        """The ranks of the learner whose host is gone."""
+        """The ranks of the learner on hosts that are gone."""
         return [number for number, rank in enumerate(self._placement.ranks) if rank.host in self._gone]
 
     def place_learner(self) -> None:
-        """Give the ranks of the learner whose host is gone a place on others.
+        """Place the ranks of the learner whose hosts are gone on other hosts.
 
         Raises:
             UserError: there is no room.
@@ -124,12 +125,12 @@ class Membership:
         )
 
     async def until_learner_is_placed(self) -> None:
-        """Wait while the learner has to move: it chooses first among the devices that are free."""
-        while self.stranded:  # noqa: ASYNC110 (place_learner, or open_host, ends that)
+        """Wait while the learner must move, because it has the first choice of the free devices."""
+        while self.stranded:  # noqa: ASYNC110 (place_learner or open_host ends it)
             await asyncio.sleep(_LOOK)
 
     def by_host(self, name: str) -> tuple[list[str], list[str]]:
-        """Return the engines that get requests: those with a part on a host, and the others."""
+        """Return the engines that receive requests: those with a part on a host, and the others."""
         there = [engine for engine in self._requested if name in self._placed[engine].hosts]
         return there, [engine for engine in self._requested if engine not in there]
 
@@ -137,11 +138,11 @@ class Membership:
         """Start one more engine and let it join; return its name.
 
         Args:
-            host: on which it has to be; None: any with a free device.
+            host: the required host; None: any with a free device.
 
         Raises:
             UserError: there is no free device.
-            EngineLost: it did not start, or did not load the weights in time; the run is as before.
+            EngineLost: it did not start, or did not load the weights in time; the run is unchanged.
         """
         number, self._next = self._next, self._next + 1
         placed = place_another(self.placement, self._config, host, self._closed)
@@ -172,19 +173,19 @@ class Membership:
             raise
 
     async def _join(self, name: str, engine: SingleEngine) -> None:
-        """Connect an engine that has started, load the weights, and give it requests.
+        """Connect a started engine, load the weights, and let it receive requests.
 
-        Where the learner is lost meanwhile, the engine waits until that is back.
+        If the learner is lost in the meantime, the engine waits until it is back.
 
         Raises:
             EngineLost: it did not load the weights in time.
         """
         while not await self._joins(name, engine):
-            await engine.connect([])  # else it keeps memory of the learner that is gone
+            await engine.connect([])  # else it keeps memory of the lost learner
             await asyncio.sleep(_LOOK)
 
     async def _joins(self, name: str, engine: SingleEngine) -> bool:
-        """Do so, unless the learner is lost meanwhile; return whether it has requests from now on."""
+        """Try to join, unless the learner is lost; return whether the engine now receives requests."""
         joined = False
         try:
             async with self._sync.between_loads() as version:
@@ -206,16 +207,16 @@ class Membership:
         return joined
 
     def _lose(self, name: str, engine: SingleEngine, error: EngineLost) -> None:
-        """Go on without an engine, and start another one in its place."""
+        """Continue without an engine, and start another one in its place."""
         self._sync.lose()
         self._log_event("lost", part=name, cause=str(error))
         self._sync.watch.add(self._replace(name, engine, error, name in self._leaving))
 
     async def _replace(self, name: str, engine: SingleEngine, error: EngineLost, leaves: bool) -> None:
-        """Close an engine that is lost, and start others in its place until one has joined, unless it leaves.
+        """Close a lost engine, and start others in its place until one has joined, unless it was leaving.
 
         Raises:
-            EngineLost: that happened too often.
+            EngineLost: this has happened too often.
         """
         begun = time.monotonic()
         await engine.close()
@@ -234,10 +235,10 @@ class Membership:
         self._notice(f"{name} is back after {seconds:.0f} s: {_count(self._engines)}")
 
     async def _replaced(self, name: str) -> bool:
-        """Start engines in a place, or in another if its host is gone, until one has joined.
+        """Start engines in a place, or elsewhere if its host is gone, until one has joined.
 
         Returns:
-            Whether it has; else there is no place for it, and the run has other engines.
+            Whether one has joined; if not, there is no place for it, and the run has other engines.
         """
         while True:
             if not self._closed.isdisjoint(self._placed[name].hosts):
@@ -247,7 +248,7 @@ class Membership:
                     self._placed[name] = place_another(self.placement, self._config, None, self._closed)
                 except UserError as full:
                     self._notice(f"{name} cannot be replaced, because its host is gone: {full}")
-                    await self._engines.until_there()  # another host may bring one
+                    await self._engines.until_there()  # another host may provide one
                     return False
             try:
                 await self._start_in(name)
@@ -261,11 +262,11 @@ class Membership:
         """Let an engine leave, and close it.
 
         Args:
-            name: of the engine.
-            patience: seconds after which what it has in flight begins again on others; None: that finishes.
+            name: name of the engine.
+            patience: seconds after which its requests in flight begin again on others; None: they finish.
 
         Raises:
-            UserError: there is no such engine, or it is the last one.
+            UserError: the engine does not exist, or is the last one.
         """
         if name not in self._engines.engines:
             raise UserError(f"the run has no {name}; choose one of {', '.join(self._engines.engines)}")
@@ -293,13 +294,13 @@ class Membership:
 
     @property
     def _requested(self) -> dict[str, SingleEngine]:
-        """The engines that get requests."""
+        """The engines that receive requests."""
         leaving = self._engines.leaving
         return {name: engine for name, engine in self._engines.engines.items() if name not in leaving}
 
     @property
     def commands(self) -> Commands:
-        """What the run's control socket answers."""
+        """The commands of the run's control socket."""
 
         async def rows() -> list[dict[str, Any]]:
             return self.rows()
@@ -310,7 +311,7 @@ class Membership:
         return {"list": rows, "add": self.add, "remove": remove}
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return what there is to know of each engine."""
+        """Return the data of each engine."""
         engines, leaving = self._engines, self._engines.leaving
         found = []
         for name, placed in self._placed.items():
@@ -328,20 +329,20 @@ class Membership:
         return found
 
     async def connect_all(self) -> None:
-        """Connect all engines to a learner that was started again, between loads."""
+        """Connect all engines to a restarted learner, between loads."""
         await self._open(self._there(), LearnerRank.open_sender, self._placement.tensor_parallel)
 
     async def _reconnect(self) -> None:
-        """Begin an epoch of the broadcast with the engines that there are."""
+        """Begin an epoch of the broadcast with the present engines."""
         await self._open(self._there("broadcast"), LearnerRank.reopen_sender)
 
     def _there(self, *only: str) -> dict[str, EnginePlacement]:
-        """Return where engines are that weights reach by one of these backends, or by any."""
+        """Return the placements of engines with one of these backends, or with any."""
         there = {name: self._placed[name] for name in self._engines.engines}
         return {name: placed for name, placed in there.items() if not only or placed.backend in only}
 
     async def _open(self, there: Mapping[str, EnginePlacement], method: Any, *args: Any) -> None:
-        """Have the learner open its weight sender to engines by a method, and connect those that are left."""
+        """Open the learner's weight sender to engines with a method, and connect the remaining ones."""
         infos = await self._infos(there.values(), method, *args)
         left = [
             (name, info) for name, info in zip(there, infos, strict=True) if name in self._engines.engines
@@ -351,7 +352,7 @@ class Membership:
     async def _infos(
         self, placed: Iterable[EnginePlacement], method: Any = LearnerRank.reopen_sender, *args: Any
     ) -> list[dict[str, Any]]:
-        """Have the learner open its weight sender to engines; return what each needs to connect."""
+        """Open the learner's weight sender to engines; return the data with which each connects."""
         backends = [each.backend for each in placed if each.backend is not None]
         return await self._learner.call(method, backends, *args)
 

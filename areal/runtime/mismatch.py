@@ -1,7 +1,7 @@
-"""Looks at whether the engine samples from the policy that the learner trains.
+"""Checks that the engine samples from the policy that the learner trains.
 
-Where both had the same weights, their log-probabilities of a token differ by rounding only. If they differ by
-more, something is wrong that no other number shows: weights that did not arrive, or a model that the two
+With the same weights, the log-probabilities of both for a token only differ by rounding. A larger difference
+indicates an error that no other number shows: weights that did not arrive, or a model that engine and learner
 compute differently.
 """
 
@@ -16,18 +16,17 @@ if TYPE_CHECKING:
     import torch
 
 _ENOUGH = 100
-"""Tokens whose mean says something; in 16 bits single ones are far off."""
+"""Number of tokens whose mean is meaningful; in 16 bits, single tokens differ much."""
 
 
 class MismatchWatch:
-    """Tells once of a mismatch above what is usual, and ends the run above its limit.
+    """Reports once an unusually large mismatch, and ends the run above its limit.
 
-    The cache of keys and values that ``rollout.interruption=keep`` leaves is of older weights: tokens differ
-    then by more than rounding. With it, and stale rollouts, nothing is looked at unless
-    ``learner.max_mismatch`` is set.
+    With ``rollout.interruption=keep``, the KV cache is from older weights, so tokens differ by more than
+    rounding. With this setting and stale rollouts, nothing is checked unless ``learner.max_mismatch`` is set.
 
     Args:
-        dtypes: what engine and learner compute in.
+        dtypes: compute types of engine and learner.
     """
 
     def __init__(self, config: Config, dtypes: set[torch.dtype], device: str) -> None:
@@ -38,7 +37,7 @@ class MismatchWatch:
             self.precision, self.usual, self.limit = "16 bits", 0.1, 0.5
             if config.engine.quantization is not None:
                 self.precision = f"{config.engine.quantization} and 16 bits"
-        elif device == "cuda":  # where attention multiplies in tf32
+        elif device == "cuda":  # attention then multiplies in tf32
             self.precision, self.usual, self.limit = "float32 on a GPU", 0.02, 0.2
         else:
             self.precision, self.usual, self.limit = "float32", 1e-4, 1e-2
@@ -48,10 +47,10 @@ class MismatchWatch:
         self._warned = False
 
     def look(self, metrics: dict[str, float], tokens: int) -> str | None:
-        """Look at the metrics of an update on so many sampled tokens.
+        """Check the metrics of an update on this number of sampled tokens.
 
         Returns:
-            A warning for the user in one line, if there is one now.
+            A one-line warning for the user, if there is a new one.
 
         Raises:
             UserError: the mismatch is above its limit.
@@ -62,7 +61,7 @@ class MismatchWatch:
         what = (
             f"the log-probabilities of engine and learner differ by {found:.2g} on average (mismatch/logprob)"
         )
-        if not found <= self.limit:  # nor is NaN
+        if not found <= self.limit:  # also false for NaN
             raise UserError(
                 f"{what}, which exceeds the limit of {self.limit:g}: the engine does not sample from the "
                 "policy that is trained; please report this with the model's name, or set "

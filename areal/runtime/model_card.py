@@ -1,4 +1,4 @@
-"""The model card of an exported model: what it was made from, by which settings, and how it scored."""
+"""The model card of an exported model: its base, its settings, and its scores."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from areal.telemetry.scores import scores_of
 
 _HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 _GROUPS = {"rollout", "learner", "evaluation"}
-"""Settings that say how a model was trained; of others, some are secrets or places on a machine."""
+"""Settings that describe the training; some of the others are secrets or paths of a machine."""
 
 
 def model_card(directory: RunDirectory, config: Config, step: int | None) -> str:
-    """Return a README.md as the Hugging Face hub reads it: a block of YAML, and a table of the run's facts.
+    """Return a README.md for the Hugging Face hub: a block of YAML, and a table of the run's facts.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
         config: its settings.
-        step: the update of which the model is; None: the final one.
+        step: the update of the model; None: the final one.
     """
     rows = read_metrics(directory.path)
     done = step if step is not None else max((row["step"] for row in rows if "time/step" in row), default=0)
@@ -54,7 +54,7 @@ def model_card(directory: RunDirectory, config: Config, step: int | None) -> str
 
 
 def _scored(scores: dict[int, float]) -> dict[str, str]:
-    """Return the first held-out score, and the last, if there are any."""
+    """Return the first and the last held-out score, if there are any."""
     if not scores:
         return {"Held-out score": "not measured"}
     shown = sorted({min(scores), max(scores)})

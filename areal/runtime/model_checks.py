@@ -1,4 +1,4 @@
-"""What can be known of a model before anything starts, so that it is said in one line."""
+"""Checks a model before anything starts, so that errors are reported in one line."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from areal.thoughts import marks_thoughts
 
 _TRIED = [{"role": "user", "content": "What is 1 + 1?"}]
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-"""How configurations call the number of experts."""
+"""Names of the number of experts in configurations."""
 _OTHER_HEADS = ("MaskedLM", "Classification", "QuestionAnswering", "PreTraining", "Embedding", "Model")
-"""How architectures end that give no next token."""
+"""Suffixes of architectures that do not predict the next token."""
 
 
 def check_model(path: str, training: bool) -> list[str]:
-    """Check configuration, tokenizer and chat template of what :func:`areal.models.resolve_model` returned.
+    """Check configuration, tokenizer and chat template of a model from :func:`areal.models.resolve_model`.
 
     Args:
-        training: whether it is to be trained, not only to be sampled from.
+        training: whether it will be trained, instead of only sampled.
 
     Returns:
-        Lines that the user should read, about what is no error.
+        Notes for the user that are not errors.
 
     Raises:
-        UserError: it cannot be trained, or cannot be sampled from.
+        UserError: it cannot be trained, or cannot be sampled.
     """
     config = check_architecture(path, training)
     tokenizer = load_tokenizer(path)
@@ -47,11 +47,11 @@ def check_model(path: str, training: bool) -> list[str]:
 
 
 def _ends(path: str, tokenizer: Any, eos: tuple[int, ...]) -> list[str]:
-    """Return a warning if the model goes on where its chat template ends a turn."""
+    """Return a warning if the model does not stop where its chat template ends a turn."""
     renderer = Renderer(tokenizer, eos)
     try:
         missed = missed_end(tokenizer, renderer)
-    except BadRequest:  # a template of one turn alone
+    except BadRequest:  # a template for a single turn
         return []
     if missed is None:
         return []
@@ -64,7 +64,7 @@ def _ends(path: str, tokenizer: Any, eos: tuple[int, ...]) -> list[str]:
 
 
 def check_architecture(path: str, training: bool) -> Any:
-    """Return a model's configuration; raises UserError if it is none that can be trained, or sampled from."""
+    """Return a model's configuration; raises UserError if it cannot be trained, or sampled."""
     config = _configuration(path)
     _check_kind(path, config)
     if training:
@@ -73,7 +73,7 @@ def check_architecture(path: str, training: bool) -> Any:
 
 
 def check_experts(path: str) -> None:
-    """Check that a model is a mixture of experts; raises UserError if it is none."""
+    """Check that a model is a mixture of experts; raises UserError if it is not."""
     text = _configuration(path).get_text_config()
     if not any((getattr(text, name, None) or 0) > 1 for name in _EXPERTS):
         raise UserError(
@@ -86,10 +86,10 @@ _WHERE = "in an observation or in its observation_space"
 
 
 def check_sight(env: str, agent: Any, model: str | None = None) -> None:
-    """Raise UserError if the pictures that an environment shows are lost on agent or model.
+    """Raise UserError if the agent or the model does not support the images of an environment.
 
     Args:
-        model: by its name in the configuration; None: one behind an endpoint, which says so itself.
+        model: its name in the configuration; None: a model behind an endpoint, which reports this itself.
     """
     if isinstance(agent, Program):
         raise UserError(
@@ -104,13 +104,13 @@ def check_sight(env: str, agent: Any, model: str | None = None) -> None:
 
 
 def check_tensor_parallel(path: str, workers: int) -> None:
-    """Check that the workers of an engine can share what vLLM divides evenly among them.
+    """Check that vLLM can divide a model evenly among the workers of an engine.
 
-    That is attention heads and the width of the perceptrons; heads of keys and values are repeated where
-    there are fewer of them than workers, and the vocabulary is padded.
+    This concerns attention heads and the width of the perceptrons. Key and value heads are repeated if there
+    are fewer of them than workers, and the vocabulary is padded.
 
     Raises:
-        UserError: they cannot.
+        UserError: it cannot.
     """
     if workers == 1:
         return
@@ -134,13 +134,13 @@ def check_tensor_parallel(path: str, workers: int) -> None:
 
 
 def check_thoughts(config: Config, path: str, lengths: Mapping[str, int]) -> None:
-    """Check that rollout.thinking_budget can hold.
+    """Check that rollout.thinking_budget can be enforced.
 
     Args:
-        lengths: tokens of the longest responses, by what sets them.
+        lengths: maximum response lengths in tokens, by the setting that determines them.
 
     Raises:
-        UserError: the model's chat template marks no thoughts, or no room is left behind one.
+        UserError: the model's chat template marks no thoughts, or a thought would leave no room for text.
     """
     budget = config.rollout.thinking_budget
     if budget is None:
@@ -167,7 +167,7 @@ def eos_ids_of(path: str, tokenizer: Any) -> tuple[int, ...]:
 
     try:
         generation = GenerationConfig.from_pretrained(path)
-    except OSError:  # a model need not have one
+    except OSError:  # a model may not have one
         generation = None
     try:
         return eos_ids(tokenizer, generation)
@@ -204,7 +204,7 @@ def _configuration(path: str) -> Any:
 
 
 def _check_kind(path: str, config: Any) -> None:
-    """Check that it gives next tokens."""
+    """Check that the model predicts the next token."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING
 
@@ -235,7 +235,7 @@ def _check_trainable(path: str, config: Any) -> None:
             f"{path} is quantized ({getattr(method, 'value', method)}), and quantized weights cannot be "
             "trained; choose the model that it was made from"
         )
-    # Not all classes of transformers say that they are stateful; LFM2's layers between attention do not.
+    # Not all stateful classes of transformers say so; LFM2's layers between attention do not.
     kinds = getattr(config.get_text_config(), "layer_types", None) or ()
     recurrent = any(not kind.endswith("attention") or kind.startswith("linear") for kind in kinds)
     if recurrent or getattr(auto_class(config)._model_mapping[type(config)], "_is_stateful", False):
@@ -250,7 +250,7 @@ def _check_vocabulary(path: str, config: Any, tokenizer: Any, eos: tuple[int, ..
     size = getattr(config.get_text_config(), "vocab_size", None)
     if size is None:
         return
-    # A few added tokens may lie outside, such as an image's, which no text has.
+    # A few added tokens may be outside, such as that of an image, which no text contains.
     added = set(tokenizer.added_tokens_decoder) - set(eos)
     beyond = {word: number for word, number in tokenizer.get_vocab().items() if number >= size}
     wrong = sorted(word for word, number in beyond.items() if number not in added)

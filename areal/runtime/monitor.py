@@ -1,12 +1,12 @@
-"""Watches over a whole run: writes its status every second, and acts if the run stands still.
+"""Watches a whole run: writes its status every second, and acts if the run stalls.
 
-If a single worker (the learner counts as one) owes an answer while nothing moves, the worker is taken for
-frozen. It is killed (:mod:`areal.workers.guard`) and started again. Otherwise the run ends.
+If a single worker (the learner counts as one) owes an answer while nothing moves, it counts as frozen. It is
+killed (:mod:`areal.workers.guard`) and restarted. Otherwise the run ends.
 
 A run moves if there are new tokens, micro-batches, updates or waits, if an episode ends, a call of an
-environment returns, or a file is written. While the run starts, computing counts, too. A call of an
-environment has a limit of its own (``rollout.env_time_limit``), and so has a program that acts as the agent.
-A run that waits for nothing else does not stand still.
+environment returns, or a file is written. While the run starts, computing also counts. A call of an
+environment has its own limit (``rollout.env_time_limit``), and so has a program that acts as the agent. A run
+that waits for nothing else is not stalled.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOVED = 2**24
-"""Bytes that processes read or write while something moves. Reading their own state takes far fewer."""
+"""Bytes that processes read or write while something moves; reading their own state takes far fewer."""
 _AT_WORK = 0.1
-"""Share of a CPU core above which processes that start count as computing."""
+"""Share of a CPU core above which starting processes count as computing."""
 _LAST = 5.0
-"""Seconds that the last status has to be written."""
+"""Seconds for writing the last status."""
 _WINDOW = 10
 """Seconds, and updates, over which rates are measured."""
 
@@ -53,7 +53,7 @@ class Monitor:
 
     Attributes:
         guard: watches over the run's workers, and reports to the monitor.
-        waits: what the run waits for now.
+        waits: current waits of the run.
         restarts: counts the restarts of the run's workers.
     """
 
@@ -77,11 +77,11 @@ class Monitor:
         self._marked, self._nbytes, self._cpu = self._began, 0.0, 0.0
 
     def watch_over(self, trainer: Trainer, calls: EnvCalls | None) -> None:
-        """Watch over the training, too.
+        """Also watch the training.
 
         Args:
             trainer: trains the model.
-            calls: the calls of environments in this process; None: environments are in other workers.
+            calls: the calls of environments in this process; None: environments run in other workers.
         """
         self._trainer, self._calls = trainer, calls
 
@@ -90,7 +90,7 @@ class Monitor:
         """Watch over the run within the block, which is cancelled if the run stands still.
 
         Raises:
-            RunStalled: the run stood still. The message is a line that says who waited for what.
+            RunStalled: the run stalled. The message is a line that says what waited for what.
         """
         main = asyncio.current_task()
         assert main is not None
@@ -120,7 +120,7 @@ class Monitor:
             self._measure(now)
             if self._writing is None or self._writing.done():  # the run does not wait for its disk
                 self._writing = self._write_on(self._writer)
-            # Time in which this process did not run counts against nobody: see areal.workers.guard.
+            # Time in which this process did not run does not count; see areal.workers.guard.
             idle, looked = idle + min(now - looked, 2 * BEAT), now
             if self._moves():
                 idle = 0.0
@@ -131,12 +131,12 @@ class Monitor:
                 times += 1
                 if times == 1:
                     await self._stall(main)
-                else:  # the end of the run stands still as well
+                else:  # the shutdown of the run has stalled, too
                     for worker in self.guard.workers:
                         worker.kill()
 
     def _accuse_one(self) -> bool:
-        """Have the worker that owes an answer killed if it is the only one; return whether it is."""
+        """Kill the worker that owes an answer if it is the only one; return whether there is one."""
         if self._trainer is None:
             return False
         owing = [each for each in self.guard.workers if each.owes and not each.name.startswith("rollout")]
@@ -158,10 +158,10 @@ class Monitor:
         return await self._write_report(f"{worker.name}: {reason}", [worker])
 
     async def _write_report(self, head: str, suspects: Sequence[Any]) -> str:
-        """Write a report; return the end of a line that says where it is.
+        """Write a report; return the end of a line that names its path.
 
         Args:
-            suspects: workers that are lost anyway, so that they need not survive being read.
+            suspects: workers that are lost anyway, so they need not survive reading their stacks.
         """
         status = self._status("")
         parts = [head, "", *(f"{name:<12}{value}" for name, value in rows(status)), ""]
@@ -205,14 +205,14 @@ class Monitor:
         return moved
 
     def _is_elsewhere(self, works: list[Work]) -> bool:
-        """Return whether episodes wait for environments or programs, which have limits of their own."""
+        """Return whether episodes wait for environments or programs, which have their own limits."""
         if any(work.elsewhere for work in works) or (self._calls is not None and self._calls.since):
             return True
         program = self._config.agent == "program"
         return program and self._trainer is not None and self._trainer.rollouts.in_flight > 0
 
     def _measure(self, now: float) -> None:
-        """Record what the rates are computed from."""
+        """Record the data for the rates."""
         for worker in self.guard.workers:
             if (beat := worker.pulse.last) is not None:
                 done = float(beat.work.done) if beat.work is not None else 0.0

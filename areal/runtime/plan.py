@@ -1,4 +1,4 @@
-"""What a run is to be: its configuration, checked as far as can be before anything heavy starts."""
+"""The plan of a run: its configuration, checked as far as possible before anything heavy starts."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Plan:
 
     Attributes:
         model: folder or hub id.
-        max_model_len: tokens of the longest sequence.
-        agent: how the model acts; None: whoever asks over HTTP does.
-        env: one of its environments, closed: it is asked for its problems alone; None: there is none.
-        training: whether there is a learner, beside the engines.
-        cluster: the hosts of the placement, where they are not this machine.
-        early: processes that workers of the run take over.
+        max_model_len: maximum sequence length in tokens.
+        agent: how the model acts; None: HTTP clients decide.
+        env: a closed instance of its environment, which only provides its problems; None: there is none.
+        training: whether there is a learner in addition to the engines.
+        cluster: the hosts of the placement, unless it is only this machine.
+        early: processes that the run's workers take over.
     """
 
     config: Config
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def summary(self) -> list[str]:
-        """Lines for the user: what was decided, how data was read, and who runs where."""
+        """Lines for the user: decisions, how data was read, and the placement."""
         lines = [*self.remarks, *summary(self.placement)]
         if self.training and (count := self.config.rollout.workers):
             hosts = dict.fromkeys(self.placement.rollout_hosts[:count])
@@ -87,7 +87,7 @@ class Plan:
 
     @property
     def remarks(self) -> list[str]:
-        """Lines for the user: what was decided, and how data was read."""
+        """Lines for the user: decisions, and how data was read."""
         lines = list(self.notices)
         config = self.config
         if config.recipe and self.training:
@@ -104,7 +104,7 @@ class Plan:
 
     @property
     def dtypes(self) -> set[torch.dtype]:
-        """What engine and learner compute in."""
+        """The compute types of engine and learner."""
         import torch
 
         from areal.learner.parallelize import compute_dtype
@@ -122,9 +122,9 @@ def plan(
     """Check environment, agent, model, device, lengths and memory.
 
     Args:
-        training: whether there is a learner, beside the engine.
-        inventory: the hosts and devices there are; None: those of the cluster.
-        cluster: the hosts that the run holds; None: this machine.
+        training: whether there is a learner in addition to the engine.
+        inventory: the available hosts and devices; None: those of the cluster.
+        cluster: the hosts that the run holds; None: only this machine.
 
     Raises:
         UserError: one of them is not available.
@@ -136,7 +136,7 @@ def plan(
 
         require_packages(config.learner)
     agent = make_agent(config)
-    resolve_model(config.model)  # which is checked before the environment, whose start may take long
+    resolve_model(config.model)  # checked before the environment, which may take long to start
     env = registry.make_env(config.env, **config.env_options)
     if look_at(env, config.env, config.evaluation.problems, training, config.rollout.env_time_limit):
         check_sight(config.env, agent, config.model)
@@ -144,7 +144,7 @@ def plan(
 
 
 def plan_serving(config: Config, inventory: Inventory | None = None) -> Plan:
-    """Check model, device, lengths and memory of engines that serve a model to whoever asks.
+    """Check model, device, lengths and memory of engines that serve a model to clients.
 
     Raises:
         UserError: one of them is not available.
@@ -198,13 +198,13 @@ def _planned(
 def _fitting(
     inventory: Inventory, config: Config, training: bool, model: str, longest: int
 ) -> tuple[Placement, Config]:
-    """Return a placement with the memory of its GPUs divided, and the configuration with which all fits.
+    """Return a placement with the memory of its GPUs divided, and a configuration that fits.
 
-    The learner's micro-batches are large where no KV cache gets smaller for it. Where it does not fit
-    otherwise, engines share no GPU, and the learner keeps less for its backward pass.
+    The learner's micro-batches are large if this does not reduce a KV cache. If nothing else fits, engines
+    share no GPU, and the learner keeps less for its backward pass.
 
     Raises:
-        UserError: it does not fit all the same, or there are not as many devices.
+        UserError: it still does not fit, or there are not enough devices.
     """
     shape = _shape(model)
     load = EngineLoad(shape.parameters * engine_dtype(config, "cuda").itemsize, max_concurrent(config))
@@ -246,10 +246,10 @@ def placed_anew(plan: Plan, placement: Placement) -> Plan:
 
 
 def workload(placement: Placement, config: Config, longest: int) -> Workload:
-    """Return what a run asks of its GPUs.
+    """Return the demands of a run on its GPUs.
 
     Args:
-        longest: tokens of the longest sequence.
+        longest: number of tokens of the longest sequence.
     """
     import torch
 
@@ -297,7 +297,7 @@ def _max_model_len(config: Config, model: str) -> int:
 
 
 def _response_lengths(config: Config, training: bool) -> dict[str, int]:
-    """Return the longest responses that there will be, by their settings."""
+    """Return the maximum response lengths, by their settings."""
     evaluation = config.evaluation.max_new_tokens
     found = {} if evaluation is None else {"evaluation.max_new_tokens": evaluation}
     if training or evaluation is None:
@@ -306,12 +306,12 @@ def _response_lengths(config: Config, training: bool) -> dict[str, int]:
 
 
 def max_concurrent(config: Config) -> int:
-    """Trajectories in flight at once."""
+    """Return the number of concurrent trajectories."""
     return config.rollout.max_concurrent or config.rollout.batch_size
 
 
 def engine_dtype(config: Config, device: str) -> torch.dtype:
-    """Type of the engine's weights."""
+    """Return the type of the engine's weights."""
     import torch
 
     wanted = config.engine.dtype

@@ -1,4 +1,4 @@
-"""Records and shows what happens in a run: its metrics, the batches that it consumed, and warnings."""
+"""Records and shows a run: its metrics, the batches that it consumed, and warnings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Records:
         self.trackers = Trackers(directory.path, progress.message, self.warn_of)
 
     def go_on(self, config: Config, version: int) -> list[dict[str, Any]]:
-        """Go on with a run after update ``version``; return the run's metrics until then."""
+        """Resume a run after update ``version``; return the run's metrics until then."""
         self.directory.go_on(config, version)
         past = read_metrics(self.directory.path)
         self.progress.remember(past)
@@ -48,7 +48,7 @@ class Records:
         return past
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """Write and show one line of metrics, and warn of what it shows to be wrong."""
+        """Write and show one line of metrics, and warn of problems that it reveals."""
         self.directory.log_metrics(metrics)
         self.progress.update(metrics)
         self.trackers.log(metrics)
@@ -101,10 +101,10 @@ class StepRecorder:
         """Record an update. Its batch counts as consumed once this returns.
 
         Args:
-            batch: what the update was made on.
+            batch: the batch of the update.
             metrics: the learner's metrics.
-            values: what it computed of the tokens of a few rollouts.
-            sync: the metrics of the last weight update that is over.
+            values: its values for the tokens of a few rollouts.
+            sync: the metrics of the last finished weight update.
         """
         step = batch.version + 1
         account = self._account.close(batch, metrics["time/train"], sync, *self._generated())
@@ -122,7 +122,7 @@ class StepRecorder:
         await self.journal.close()
 
     def check_mismatch(self, batch: Batch, metrics: dict[str, float]) -> None:
-        """Check that the engine samples from the policy that is trained; raise UserError if it does not."""
+        """Check that the engine samples from the trained policy; raises UserError if it does not."""
         sampled = sum(int(trajectory.loss_mask.sum()) for trajectory in batch.trajectories)
         if warning := self.mismatch.look(metrics, sampled):
             self.records.progress.message(warning)
@@ -131,7 +131,7 @@ class StepRecorder:
 
     @cached_property
     def _decode(self) -> Decode:
-        """What makes text of tokens; it is read on the thread of the tracker that first asks."""
+        """Converts tokens to text; it is loaded on the thread of the first tracker that needs it."""
         return decoder_of(self.records.directory)
 
     def _generated(self) -> tuple[float, int]:

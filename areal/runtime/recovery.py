@@ -1,13 +1,13 @@
-"""Brings the learner back when one of its processes was lost, while engines and episodes go on.
+"""Restores the learner after one of its processes is lost, while engines and episodes continue.
 
-All ranks are started again, on their devices, or on others if a host is gone. They load the last checkpoint
-that is whole, or begin with the model of the run, and make the updates since then again from their recorded
-batches (:mod:`areal.runtime.redo`). The engines connect anew and load the version that they had, or the one
-that they were to load next. On a GPU the sums of an update that is made again differ in their last digits: so
-engines sample what is trained.
+All ranks are restarted, on their devices, or on others if a host is gone. They load the last complete
+checkpoint, or begin with the model of the run, and repeat the updates since then from their recorded batches
+(:mod:`areal.runtime.redo`). The engines connect again and load the version that they had, or the one that
+they were about to load. On a GPU, the sums of a repeated update differ in their last digits; with this load,
+engines sample exactly what is trained.
 
-So the learner is after the same update as before. Admission, buffer and episodes in flight are left alone:
-their versions keep their meaning, no group is trained twice, and staleness ≤ η holds.
+The learner is then after the same update as before. Admission, buffer and episodes in flight are not
+affected: their versions keep their meaning, no group is trained twice, and staleness ≤ η holds.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class LearnerRecovery:
 
     Attributes:
         sync: connects the engines and loads their weights. Its learner stays the same object when the ranks
-            are started again.
-        checkpoints: begins the checkpoint that is owed again, at its update, and knows how one is copied.
+            are restarted.
+        checkpoints: begins the owed checkpoint again, at its update, and knows how to copy one.
         records: the run directory and the display.
         restarts: counts restarts, within the budget.
     """
@@ -51,14 +51,14 @@ class LearnerRecovery:
     restarts: Restarts
 
     def accept(self, loss: LearnerLost, version: int) -> None:
-        """Take note of a loss, and tell the user what is done about it.
+        """Record a loss, and tell the user what is done about it.
 
         Args:
-            version: of the last update that is finished.
+            version: the last finished update.
 
         Raises:
-            LearnerLost: the budget of restarts is spent; it says how it came to the first loss.
-            Exception: an error of one rank, which is no loss, ended the learner.
+            LearnerLost: the budget of restarts is exhausted; the message explains the first loss.
+            Exception: an error of one rank, which is not a loss, ended the learner.
         """
         if self.sync.learner.error is not None:
             raise self.sync.learner.error
@@ -67,18 +67,18 @@ class LearnerRecovery:
         self.records.warn_of(f"{loss}; the learner restarts and continues after update {version}")
 
     async def bring_back(self, version: int) -> None:
-        """Start the learner again, bring it to where it was, and have the engines load that.
+        """Restart the learner, restore its state, and let the engines load its weights.
 
         Args:
-            version: of the last update that is finished; its batch is recorded.
+            version: the last finished update, whose batch is recorded.
 
         Raises:
-            LearnerLost: it was lost again.
+            LearnerLost: the learner was lost again.
             UserError: a recorded batch is damaged, or the model has changed.
         """
         begun = time.monotonic()
         async with self.sync.between_loads():  # engines that join or leave wait
-            await self.sync.engine.connect([])  # else engines keep memory of the learner that is gone
+            await self.sync.engine.connect([])  # else engines keep memory of the lost learner
             await make_anew(self.sync.learner)
             loaded = await self._load()
             owed = self.checkpoints.owed
@@ -87,7 +87,7 @@ class LearnerRecovery:
                 await self.checkpoints.begin_again()
             await self._redo(loaded if owed is None else max(loaded, owed), version)
             again, seconds = version - loaded, time.monotonic() - begun
-            # Before the loads: on a GPU this version has other bits from now on.
+            # Before the loads, because on a GPU this version has different bits from now on.
             self.records.directory.log_event(
                 "restarted", part=PART, seconds=seconds, version=version, redone=again
             )
@@ -98,7 +98,7 @@ class LearnerRecovery:
         )
 
     async def _redo(self, loaded: int, version: int) -> None:
-        """Make the updates after ``loaded`` again, until ``version``."""
+        """Repeat the updates after ``loaded``, up to ``version``."""
         show = self.records.progress.status
         redone = await redo(self.sync.learner, self.records.directory, loaded + 1, version, show)
         if redone.version < version:

@@ -1,11 +1,11 @@
-"""Makes updates again from their recorded batches, when the learner is back at an older checkpoint.
+"""Repeats updates from their recorded batches, when the learner is back at an older checkpoint.
 
-Nothing is generated for them. On one CPU the weights are the same to the bit; on several processes or GPUs
-sums have another order, as in any two runs.
+Nothing is generated for them. On one CPU the weights are identical to the bit; on several processes or GPUs,
+sums have a different order, as in any two runs.
 
-So versions keep their meaning. A token of version v was sampled by the weights after v updates *of this run*.
-If updates after the checkpoint were made on new batches instead, v would name other weights from then on, and
-the staleness of every group that waits or is in flight would be a number without a meaning.
+This preserves the meaning of versions. A token of version v was sampled by the weights after v updates *of
+this run*. If updates after the checkpoint used new batches instead, v would name different weights from then
+on, and the staleness of every group that waits or is in flight would be meaningless.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Redone:
-    """Updates that were made again.
+    """Updates that were repeated.
 
     Attributes:
         version: the last one.
         consumed: the groups of their batches.
-        difference: the largest one between recorded and new metrics; 0: they are the same to the bit.
-        damage: why there are fewer than asked for; empty if there are not.
+        difference: the largest difference between recorded and new metrics; 0: they are identical to the bit.
+        damage: why there are fewer than requested; empty if there are not.
     """
 
     version: int
@@ -49,11 +49,11 @@ async def redo(
     last: int,
     show: Callable[[str], None] = lambda line: None,
 ) -> Redone:
-    """Have the learner make updates ``first`` to ``last`` again.
+    """Let the learner repeat updates ``first`` to ``last``.
 
     Args:
-        learner: it has made ``first - 1`` updates.
-        directory: of the run, which has recorded them; nothing is written there.
+        learner: the learner, which has made ``first - 1`` updates.
+        directory: directory of the run that has recorded them; nothing is written to it.
         show: called with a line for each update.
     """
     metrics = {line["step"]: line for line in read_metrics(directory.path) if "loss" in line}

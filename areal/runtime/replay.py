@@ -1,9 +1,9 @@
-"""Replay: the batches that a run consumed go through the learner again, and give the same losses.
+"""Replay: the batches that a run consumed pass through the learner again, with the same losses.
 
-A run records each batch whole and, at each start, the configuration and what else the learner's arithmetic
-depends on (``starts.jsonl``). From that, on the CPU, every loss comes back to the bit; of a learner that was
-several processes, but for the order of sums: here it is one. With other learner
-settings it is a study on fixed data: no engine, no environment, no new samples.
+A run records each complete batch and, at each start, the configuration and everything else on which the
+learner's arithmetic depends (``starts.jsonl``). On the CPU, this reproduces every loss to the bit. If the
+learner had several processes, the order of sums differs, because a replay uses one process. With other
+learner settings, a replay is a study on fixed data: no engine, no environment, no new samples.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from areal.telemetry.run_directory import RunDirectory, read_metrics
 from areal.trajectory import Batch, Group
 
 COMPARED = ("loss", "grad_norm")
-"""The metrics that must come out the same."""
+"""The metrics that must be equal."""
 
 TOLERANCE = 0.05
-"""Largest relative difference where sums are made in another order, after which differences grow."""
+"""Largest relative difference if sums have a different order, after which differences grow."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayedStep:
-    """One update, as recorded and as replayed: ``loss`` and ``grad_norm`` of each."""
+    """One update, recorded and replayed: ``loss`` and ``grad_norm`` of each."""
 
     step: int
     recorded: dict[str, float | None]
@@ -44,20 +44,20 @@ class ReplayedStep:
 
     @property
     def difference(self) -> float:
-        """The largest relative difference; 0 is the same to the bit."""
+        """The largest relative difference; 0: identical to the bit."""
         return difference(self.recorded, self.replayed)
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What a replay found.
+    """The result of a replay.
 
     Attributes:
         path: the new folder with its ``metrics.jsonl`` and ``config.yaml``.
-        steps: each update that was asked for.
+        steps: each requested update.
         changed: learner settings that differ from the run's, as ``key: old → new``.
-        environment: what else differs (torch, weights), as ``key: old → new``.
-        tolerance: largest relative difference that counts as the same.
+        environment: other differences (torch, weights), as ``key: old → new``.
+        tolerance: largest relative difference that counts as equal.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class Replay:
 
     @property
     def verdict(self) -> str:
-        """One line."""
+        """The result in one line."""
         worst = max(s.difference for s in self.steps)
         if self.changed:
             return f"the settings differ ({'; '.join(self.changed)}), so the losses are expected to differ"
@@ -101,7 +101,7 @@ def read_groups(directory: RunDirectory, step: int) -> list[Group]:
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> float:
-    """Return the largest relative difference between two updates' metrics; 0: the same to the bit."""
+    """Return the largest relative difference between two updates' metrics; 0: identical to the bit."""
     worst = 0.0
     for a, b in ((_finite(old.get(name)), _finite(new.get(name))) for name in COMPARED):
         if a is None or b is None:
@@ -112,16 +112,16 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> float:
 
 
 def _finite(value: float | None) -> float | None:
-    """Infinities and NaN are null in a file."""
+    """Return a value as stored in a file, where infinities and NaN are null."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def describe_start(config: Config, version: int, weights: str, device: str, threads: int) -> dict[str, Any]:
-    """Return what the learner's arithmetic depends on from its next update on: a line of ``starts.jsonl``.
+    """Return the data on which the learner's next updates depend: a line of ``starts.jsonl``.
 
     Args:
-        weights: their hash (:func:`hash_weights`).
-        threads: of a CPU, of the first process.
+        weights: hash of the weights (:func:`hash_weights`).
+        threads: number of CPU threads of the first process.
     """
     return {
         "step": version + 1,
@@ -134,7 +134,7 @@ def describe_start(config: Config, version: int, weights: str, device: str, thre
 
 
 def hash_weights(learner: Learner) -> str:
-    """Return a hash of names and values of all weights."""
+    """Return a hash of the names and values of all weights."""
     digest = hashlib.sha256()
     for name, parameter in learner.named_parameters():
         digest.update(name.encode())
@@ -184,7 +184,7 @@ def _row(made: ReplayedStep) -> str:
 
 
 class _Recording:
-    """What a run recorded, with the overrides of a study on top."""
+    """The records of a run, with the overrides of a study."""
 
     def __init__(self, directory: RunDirectory, overrides: list[str]) -> None:
         for item in overrides:
@@ -201,11 +201,11 @@ class _Recording:
 
     @property
     def last(self) -> int:
-        """The last update whose batch and metrics are recorded."""
+        """The last update with a recorded batch and metrics."""
         return max(set(self._batches) & set(self.metrics))
 
     def check(self, from_step: int) -> None:
-        """Refuse what cannot be replayed."""
+        """Raise an error if something cannot be replayed."""
         path = self._directory.path
         if not set(self._batches) & set(self.metrics):
             raise UserError(
@@ -221,15 +221,15 @@ class _Recording:
             )
 
     def start_of(self, step: int) -> dict[str, Any]:
-        """The start that made update ``step``: a later one overrides all from its first update on."""
+        """Return the start that applies to update ``step``: a later start replaces earlier ones."""
         return next(start for start in reversed(self._starts) if start["step"] <= step)
 
     def config_at(self, step: int) -> Config:
-        """The run's configuration at ``step`` with the overrides on top."""
+        """Return the run's configuration at ``step`` with the overrides."""
         return self._with_overrides(self.start_of(step))
 
     def begin(self, from_step: int, show: Callable[[str], None]) -> tuple[Learner, dict[str, Any]]:
-        """The learner as it was at the last checkpoint before ``from_step``, or else at the start."""
+        """Return the learner at the last checkpoint before ``from_step``, or at the start."""
         found = checkpoint.before(self._directory.checkpoints, from_step)
         if found is not None and from_step > 1:
             start = self.start_of(checkpoint.version_of(found))
@@ -251,7 +251,7 @@ class _Recording:
         return learner, start
 
     def continue_as_the_run_did(self, learner: Learner, start: dict[str, Any], step: int) -> Learner:
-        """Where the run was resumed with other settings, go on with those, as it did."""
+        """If the run was resumed with other settings, continue with them, as the run did."""
         following = self.start_of(step)
         if self._with_overrides(following).learner == self._with_overrides(start).learner:
             return learner
@@ -260,7 +260,7 @@ class _Recording:
         return made
 
     def differences(self, from_step: int) -> tuple[list[str], list[str]]:
-        """What differs from the run, as ``key: old → new``: learner settings, and the rest."""
+        """Return the differences from the run, as ``key: old → new``: learner settings, and others."""
         start = self.start_of(from_step)
         old = parse_config(start["config"]).learner.model_dump(mode="json")
         new = self.config_at(from_step).learner.model_dump(mode="json")
@@ -273,7 +273,7 @@ class _Recording:
         return changed, environment
 
     def shared(self, from_step: int) -> int:
-        """How many processes the learner was at most, from an update on; 0: never more than one."""
+        """Return the maximum number of the learner's processes from an update on; 0: never more than one."""
         following = [s for s in self._starts if s["step"] >= from_step] + [self.start_of(from_step)]
         ranks = max(parse_config(start["config"]).learner.processes for start in following)
         return ranks if ranks > 1 else 0

@@ -1,4 +1,4 @@
-"""How often the parts of a run may be started again, and how often they were."""
+"""Limits and counts the restarts of the parts of a run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Restarts:
     """Counts restarts of each part of a run.
 
     Args:
-        limit: restarts of one part within an hour.
+        limit: maximum restarts of one part within an hour.
         clock: returns seconds.
 
     Attributes:
-        total: restarts so far, of all parts.
+        total: number of restarts so far, of all parts.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,15 +28,15 @@ class Restarts:
         self._losses: dict[str, deque[tuple[float, WorkerLost]]] = {}
 
     def allow(self, part: str, loss: WorkerLost) -> None:
-        """Count a restart of a part that was lost.
+        """Count a restart of a lost part.
 
         Args:
-            part: its name, which the part that takes its place has, too.
+            part: its name, which is also that of its replacement.
             loss: how it was lost.
 
         Raises:
-            WorkerLost: the part was restarted too often within the last hour. The error is of the class of
-                the first loss in that hour, and says how it came to that one, which mostly explains the rest.
+            WorkerLost: the part was restarted too often within the last hour. The error has the class of the
+                first loss in that hour and explains that one, which usually explains the others.
         """
         now = self._clock()
         losses = self._losses.setdefault(part, deque())

@@ -1,21 +1,21 @@
 """Resumes a run that was stopped or killed, after the last update whose batch is recorded.
 
-The learner takes the weights of the last checkpoint, and makes the updates after it again
+The learner loads the weights of the last checkpoint, and repeats the updates after it
 (:mod:`areal.runtime.redo`). Versions therefore name the same weights as before, and the groups of the journal
 (:mod:`areal.runtime.journal`) keep their meaning and their deadline, admission version + η
 (:mod:`areal.rollout.admission`):
 
-- A group that was consumed is in a recorded batch, and in no other.
-- A group that had finished waits to be consumed.
-- A group that was in flight is generated again from its beginning, under its number and its deadline, by
-  newer weights. It is counted as ``rollout/regenerated``.
-- A group that was admitted or sampled at a version that is not recorded (the run was killed between the
-  update and its record) belongs to weights that will be made anew. It counts as not admitted, or as in
-  flight.
-- A group that can no longer meet its deadline counts as rejected. If the journal is whole and η has not
-  changed, there is none.
+- A consumed group is in a recorded batch, and in no other.
+- A finished group waits to be consumed.
+- A group in flight is generated again from its beginning, with its number and its deadline, by newer weights.
+  It counts as ``rollout/regenerated``.
+- A group that was admitted or sampled at an unrecorded version (the run was killed between the update and its
+  record) belongs to weights that will be different. It counts as not admitted, or as in flight.
+- A group that can no longer meet its deadline counts as rejected. If the journal is complete and η has not
+  changed, there are none.
 
-If the learner's settings were changed, the updates cannot be made again. The run then goes on from the
+If the learner's settings were changed, the updates cannot be repeated. The run then continues from the
+checkpoint, with the groups that had been sampled until then.
 checkpoint, with the groups that had been sampled until then.
 """
 
@@ -45,19 +45,19 @@ if TYPE_CHECKING:
 
 _INDIFFERENT = {"processes", "replicas", "threads", "micro_batch_tokens", "activation_checkpointing"}
 _INDIFFERENT |= {"compile", "max_mismatch"}
-"""Settings of the learner that change nothing about an update but the order of its sums."""
+"""Learner settings that only change the order of an update's sums."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where a resumed run goes on.
+    """The point at which a run resumes.
 
     Attributes:
         checkpoint: the newest checkpoint that is not damaged; None: the run has none, and begins with its
             model.
         damaged: newer checkpoints, and what is wrong with each.
         recorded: the last update such that all batches since the checkpoint are recorded.
-        changed: settings with which these updates cannot be made again, as ``key: old → new``.
+        changed: settings that prevent repeating these updates, as ``key: old → new``.
     """
 
     checkpoint: Path | None
@@ -67,7 +67,7 @@ class ResumePoint:
 
     @property
     def version(self) -> int:
-        """The number of updates that the checkpoint holds."""
+        """The number of updates of the checkpoint."""
         return 0 if self.checkpoint is None else checkpoint.version_of(self.checkpoint)
 
     @property
@@ -88,10 +88,10 @@ class ResumePoint:
 
 
 def find_resume_point(directory: RunDirectory, config: Config) -> ResumePoint:
-    """Find where a run can go on. Nothing is changed yet.
+    """Find the point at which a run can resume, without changing anything.
 
     Raises:
-        UserError: there is nothing to go on from, or nothing left to do.
+        UserError: there is nothing to resume from, or nothing left to do.
     """
     damaged: dict[Path, str] = {}
     found = list(checkpoint.versions(directory.checkpoints).values())
@@ -121,7 +121,7 @@ def find_resume_point(directory: RunDirectory, config: Config) -> ResumePoint:
 
 
 def last_recorded(directory: RunDirectory, begin: int) -> int:
-    """Return the last update up to which batches and metrics are recorded, without a gap after ``begin``."""
+    """Return the last update up to which batches and metrics are recorded without a gap after ``begin``."""
     recorded = {line["step"] for line in read_metrics(directory.path) if "loss" in line}
     recorded &= set(directory.recorded_steps())
     while begin + 1 in recorded:
@@ -130,7 +130,7 @@ def last_recorded(directory: RunDirectory, begin: int) -> int:
 
 
 def last_update(directory: RunDirectory) -> int | None:
-    """Return the update after which a run can go on; None: the run cannot."""
+    """Return the update after which a run can resume; None: it cannot."""
     kept = checkpoint.latest(directory.checkpoints)
     if kept is None and not directory.starts():
         return None
@@ -146,7 +146,7 @@ def _all_damaged(directory: RunDirectory, damaged: dict[Path, str]) -> str:
 
 
 def _changed(directory: RunDirectory, config: Config, begin: int, recorded: int) -> tuple[str, ...]:
-    """Return the changed settings on which the arithmetic of the updates after ``begin`` depends."""
+    """Return the changed settings that affect the arithmetic of the updates after ``begin``."""
     new, changed, starts = _arithmetic(config), {}, directory.starts()
     for step in range(begin + 1, recorded + 1):
         made_by = next((start for start in reversed(starts) if start["step"] <= step), None)
@@ -165,7 +165,7 @@ def _arithmetic(config: Config) -> dict[str, Any]:
 
 
 def _finished(directory: RunDirectory, config: Config) -> bool:
-    """Return whether a run that has made all of its updates has its model and its last evaluation, too."""
+    """Return whether a run that has made all updates also has its model and its last evaluation."""
     measured = any(
         line.get("step") == config.steps and any(key.startswith("eval/") for key in line)
         for line in read_metrics(directory.path)
@@ -180,17 +180,17 @@ async def restore(
     records: Records,
     gathering: Gathering | None = None,
 ) -> RolloutState:
-    """Bring the learner to the last update, and return the rollout side's state after it. Write nothing.
+    """Bring the learner to the last update, and return the rollout side's state after it, without writing.
 
     Args:
-        point: where the run goes on.
+        point: the resume point.
         config: the run's configuration.
         learner: a new learner, at version 0.
         records: the run directory and the display.
         gathering: copies the checkpoint to hosts that do not share the run directory; None: all share it.
 
     Raises:
-        UserError: the checkpoint is of another model, or the model that the run began with has changed.
+        UserError: the checkpoint belongs to another model, or the run's initial model has changed.
     """
     base, directory = RolloutState(), records.directory
     if point.checkpoint is not None:
@@ -221,7 +221,7 @@ async def restore(
 
 
 def announce(point: ResumePoint, state: RolloutState, records: Records) -> None:
-    """Say in a message and in an event with what the run goes on."""
+    """Report the state from which the run resumes, in a message and in an event."""
     version, kept = state.version, state.finished
     again = len(state.outstanding) - kept
     records.progress.message(

@@ -1,7 +1,7 @@
-"""Runs in a rollout worker's own process.
+"""The code of a rollout worker's own process.
 
-The worker makes agent and environments itself, from the run's configuration, and reaches the engines by
-connections of its own. The run's process hands it one episode at a time, and alone loads weights.
+The worker creates agent and environments itself, from the run's configuration, and reaches the engines over
+its own connections. The run's process sends it one episode at a time, and is the only one that loads weights.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ log = logging.getLogger(__name__)
 _AGAIN = 1.0
 """Seconds before another try to reach an engine."""
 _EXPLAINED = (UserError, WorkerLost, EnvironmentFailure, AgentFailure, ConversationTooLong)
-"""Errors that say by themselves what is wrong."""
+"""Errors whose messages need no further explanation."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutSetup:
-    """What a rollout worker is made from.
+    """The setup of a rollout worker.
 
     Attributes:
         config: the run's configuration.
         model: folder or hub id, of which only the tokenizer is needed.
-        max_model_len: longest sequence, in tokens.
-        registered: what the user's code has registered in the run's process.
+        max_model_len: maximum sequence length, in tokens.
+        registered: objects that the user's code has registered in the run's process.
         launch_env: starts a process for each environment; None: they are called on threads.
     """
 
@@ -71,7 +71,7 @@ class EpisodeAnswer:
 
 
 class RolloutProcess:
-    """Runs episodes with an agent, environments and engines that all of its episodes share.
+    """Runs episodes with an agent, environments and engines that all episodes share.
 
     Raises:
         UserError: the environment, the agent or the model's tokenizer is not found in this process.
@@ -85,19 +85,19 @@ class RolloutProcess:
         renderer = renderer_of(config, setup.model, agent)
         self._engines = Engines({})
         self._engines.on_lost = self._lost
-        self._addresses: dict[str, Address] = {}  # of all that are to be used
-        self._attached: dict[str, Address] = {}  # of those that are
+        self._addresses: dict[str, Address] = {}  # all engines that should be used
+        self._attached: dict[str, Address] = {}  # those that are attached
         self._tasks = set[asyncio.Task[None]]()
         self._worker: RolloutWorker = rollout_worker_of(
             config, renderer, agent, setup.max_model_len, self._engines, setup.launch_env
         )
 
     async def use_engines(self, addresses: Sequence[Address], patience: float | None = None) -> None:
-        """Send requests to these engines from now on, and wait for what is in flight on others.
+        """Send requests to these engines from now on, and wait for those in flight on others.
 
         Args:
-            addresses: where the engines listen.
-            patience: seconds after which requests in flight on others go on on these; None: never.
+            addresses: addresses of the engines.
+            patience: seconds after which requests in flight on others continue on these; None: never.
         """
         engines = self._engines
         self._addresses = {address.name: address for address in addresses}
@@ -106,7 +106,7 @@ class RolloutProcess:
                 engines.lose(name, EngineLost(f"another engine has taken its place and its name, {name}"))
         new = [address for name, address in self._addresses.items() if name not in engines.engines]
         await wait_all(*map(self._attach, new))
-        # Engines that an earlier call lets leave are left to that call.
+        # Engines that an earlier call is removing are left to that call.
         leaving = engines.engines.keys() - self._addresses.keys() - engines.leaving
         for name in leaving:
             engines.retire(name)
@@ -117,7 +117,7 @@ class RolloutProcess:
                 await engines.remove(name).close()
 
     async def _attach(self, address: Address) -> None:
-        """Send requests to an engine. If it cannot be reached, try again later."""
+        """Attach an engine. If it cannot be reached, try again later."""
         try:
             connection = await attach(address)
         except WorkerLost as lost:
@@ -131,7 +131,7 @@ class RolloutProcess:
         self._engines.add(address.name, WorkerEngine(connection))
 
     async def _attach_later(self, address: Address) -> None:
-        """Attach an engine in a moment if it is still wanted then: the run's process hears of a loss soon."""
+        """Attach an engine after a moment if it is still wanted; the run's process soon learns of a loss."""
         await asyncio.sleep(_AGAIN)
         if self._addresses.get(address.name) == address and address.name not in self._engines.engines:
             await self._attach(address)
@@ -150,21 +150,21 @@ class RolloutProcess:
         """Run one episode of a task; see :meth:`areal.rollout.worker.RolloutWorker.run_episode`.
 
         Raises:
-            ForeignFailure: code that is not ours raised, other than an environment.
+            ForeignFailure: third-party code other than an environment raised.
         """
         try:
             episode = await self._worker.run_episode(task, sampling)
         except _EXPLAINED:
             raise
-        except Exception as error:  # whatever it is: the run's process may not know its class
+        except Exception as error:  # for any error, because the run's process may not know its class
             raise ForeignFailure(explained(error, __file__)) from error
         return EpisodeAnswer(episode, self._worker.counts())
 
     def progress(self) -> Work:
-        """Return how many calls of environments are over, and how many are in flight."""
+        """Return the number of finished calls of environments, and of those in flight."""
         calls = self._worker.pool.calls
         return Work(calls.done, "calls of environments", 0, 0, len(calls.since))
 
     async def close(self) -> None:
-        """Stop the endpoint and close the environments. The engines go on."""
+        """Stop the endpoint and close the environments. The engines continue."""
         await self._worker.close()

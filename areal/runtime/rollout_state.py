@@ -13,11 +13,11 @@ class RolloutState:
     """The outstanding groups of a run after an update.
 
     Attributes:
-        version: the number of updates whose batches were consumed.
-        next_group: the number of the next group.
-        outstanding: the groups that were admitted and neither consumed nor rejected, by their numbers and in
-            that order: the version at admission, and the group, or None while it is in flight.
-        dropped: groups that were left out because no batch could take them in time.
+        version: number of updates whose batches were consumed.
+        next_group: number of the next group.
+        outstanding: the groups that were admitted and neither consumed nor rejected, by number and in that
+            order: the version at admission, and the group, or None while it is in flight.
+        dropped: groups that were dropped because no batch could take them in time.
     """
 
     version: int = 0
@@ -27,7 +27,7 @@ class RolloutState:
 
     @property
     def finished(self) -> int:
-        """The number of groups that wait to be consumed."""
+        """Number of groups that wait to be consumed."""
         return sum(group is not None for _, group in self.outstanding.values())
 
 
@@ -38,7 +38,7 @@ def state_of(admission: Admission[Group]) -> RolloutState:
 
 
 def recover(admission: Admission[Group], state: RolloutState) -> None:
-    """Put every outstanding group back, in its place and with its version.
+    """Restore every outstanding group, in its place and with its version.
 
     A group in flight keeps its admission version, although it is generated again by newer weights. Its tokens
     are no older than that version, and the other groups have been admitted with its deadline in mind.
@@ -62,7 +62,7 @@ def remaining(
     """
     known, following = base.outstanding, max(base.next_group, max(consumed, default=-1) + 1)
     if journal is not None and journal.version <= version:
-        # A group from before the checkpoint that the checkpoint does not have was consumed, or rejected.
+        # A group from before the checkpoint that is not in it was consumed or rejected.
         known = {n: kept for n, kept in journal.outstanding.items() if n >= base.next_group or n in known}
         known |= {n: kept for n, kept in base.outstanding.items() if n in known and kept[1] is not None}
         following = max(following, journal.next_group)
@@ -70,7 +70,7 @@ def remaining(
     for number, (admitted, group) in sorted(known.items()):
         if number in consumed:
             continue
-        if admitted > version:  # by weights that will be made anew; so were all later groups
+        if admitted > version:  # its weights will be computed again, and so will those of all later groups
             following = number
             break
         outstanding[number] = (admitted, group if group is not None and _newest(group) <= version else None)
@@ -84,10 +84,10 @@ def _newest(group: Group) -> int:
 def meet_deadlines(state: RolloutState, batch: int, max_staleness: float) -> None:
     """Drop the groups that cannot be consumed in time.
 
-    The k-th group that stays can be in the batch at version + k // batch at the earliest.
+    The k-th remaining group can be in the batch at version + k // batch at the earliest.
 
     Args:
-        batch: the number of groups in a batch.
+        batch: number of groups in a batch.
     """
     kept: dict[int, tuple[int, Group | None]] = {}
     for number, (admitted, group) in state.outstanding.items():

@@ -1,4 +1,4 @@
-"""Rollout workers in processes of their own, as the run's process knows them."""
+"""Rollout workers in separate processes, from the perspective of the run's process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Start = Callable[[], Awaitable[Handle[RolloutProcess]]]
 
 
 async def first_that_starts(starts: Sequence[Start]) -> Handle[RolloutProcess]:
-    """Start a rollout worker by the first of several ways that does: a host may be gone."""
+    """Start a rollout worker in the first of several ways that works, because a host may be gone."""
     for start in starts[:-1]:
         try:
             return await start()
@@ -40,11 +40,11 @@ class _Place:
 
     Attributes:
         start: starts a worker.
-        handle: the worker in this place; None: there is none now.
+        handle: the worker in this place; None: there is currently none.
         starting: the start of another worker, if there is one.
-        in_flight: episodes of the worker.
-        counts: the counts that the worker has reported last.
-        counted: the counts of the workers before it.
+        in_flight: number of episodes of the worker.
+        counts: the latest counts of the worker.
+        counted: the counts of earlier workers.
     """
 
     start: Start
@@ -58,8 +58,8 @@ class _Place:
 class RolloutWorkers:
     """Spreads episodes over rollout workers; a :class:`areal.rollout.worker.EpisodeRunner`.
 
-    If a worker is lost, its episodes fail like those whose environment raised. They are run again, within the
-    run's budget, while another worker starts in its place.
+    If a worker is lost, its episodes fail like those of an environment that raised. They are run again,
+    within the run's budget, while another worker starts in its place.
 
     Args:
         starts: starts each of the workers.
@@ -77,7 +77,7 @@ class RolloutWorkers:
         self._closing = False
 
     def counts(self) -> dict[str, float]:
-        """Return what failed so far and was refused or repeated, under the names of a run's metrics."""
+        """Return the counts of failed, refused and repeated work so far, by names in a run's metrics."""
         found = Counter[str]()
         for place in self._places:
             found.update(place.counted)
@@ -91,7 +91,7 @@ class RolloutWorkers:
 
     @property
     def busy_seconds(self) -> float:
-        """Seconds so far in which episodes were in flight."""
+        """Number of seconds so far in which episodes were in flight."""
         return self._clock.total()
 
     async def start(self) -> None:
@@ -108,7 +108,7 @@ class RolloutWorkers:
 
         Args:
             addresses: where the engines listen.
-            patience: seconds after which requests in flight on other engines go on on these; None: never.
+            patience: seconds after which requests in flight on other engines continue on these; None: never.
         """
         self._addresses = list(addresses)
 
@@ -118,7 +118,7 @@ class RolloutWorkers:
             except WorkerLost:
                 if not handle.ended.done():
                     raise
-                # The worker that starts in its place begins with these engines.
+                # The worker that starts in its place uses these engines.
 
         await wait_all(*map(tell, self.handles))
 
@@ -164,7 +164,7 @@ class RolloutWorkers:
         handle.ended.add_done_callback(lambda ended: self._lost(place, ended))
 
     def _lost(self, place: _Place, ended: asyncio.Future[str]) -> None:
-        """Start another worker in the place of one that has ended by itself."""
+        """Start another worker in the place of one that has ended unexpectedly."""
         assert place.handle is not None
         name, place.handle = place.handle.name, None
         if self._closing:

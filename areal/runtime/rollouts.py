@@ -1,4 +1,4 @@
-"""Makes the rollout side's parts from a configuration, in whatever process they are to be."""
+"""Creates the parts of the rollout side from a configuration, in any process."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from areal.workers.handle import Launch
 
 
 def renderer_of(config: Config, model: str, agent: Any) -> Renderer:
-    """Return what renders the conversations of a run.
+    """Return the renderer of a run's conversations.
 
     Raises:
-        UserError: the model's files cannot be read, or the agent's tools cannot be shown to it.
+        UserError: the model's files cannot be read, or the agent's tools cannot be shown to the model.
     """
     tokenizer = load_tokenizer(model)
     eos, chat = eos_ids_of(model, tokenizer), config.chat
@@ -46,7 +46,7 @@ def rollout_worker_of(
     engine: Engine,
     launch_env: Launch | None = None,
 ) -> RolloutWorker:
-    """Return a rollout worker on an engine; its environments are made when they are needed."""
+    """Return a rollout worker on an engine; its environments are created when they are needed."""
     return RolloutWorker(
         engine,
         renderer,
@@ -59,10 +59,10 @@ def rollout_worker_of(
 
 
 def environments(config: Config, launch_env: Launch | None = None) -> EnvironmentPool:
-    """Return what makes and calls the environments of a run; none is made yet.
+    """Return the pool of a run's environments, without creating one.
 
     Args:
-        launch_env: starts a process for each of them; None: they are called on threads of this one.
+        launch_env: starts a process for each of them; None: they are called on threads of this process.
     """
     if launch_env is None:
         make: Make = partial(registry.make_env, config.env, **config.env_options)
@@ -73,14 +73,14 @@ def environments(config: Config, launch_env: Launch | None = None) -> Environmen
 
 
 def env_isolation(config: Config, env: Any) -> str:
-    """Return where environments are called, thread or process: as the setting says, or as ``env`` asks.
+    """Return where environments are called, ``thread`` or ``process``, according to the setting or ``env``.
 
     Raises:
-        UserError: it asks for something else.
+        UserError: the environment requests something else.
     """
     if config.rollout.env_isolation != "auto":
         return config.rollout.env_isolation
-    members = getattr(env.unwrapped, "environments", None) or {"": env}  # of a mixture
+    members = getattr(env.unwrapped, "environments", None) or {"": env}  # members of a mixture
     asked = {str((member.metadata or {}).get("isolation", "thread")) for member in members.values()}
     if unknown := asked - {"thread", "process"}:
         raise UserError(
@@ -91,5 +91,5 @@ def env_isolation(config: Config, env: Any) -> str:
 
 
 def opening_of(config: Config) -> Opening:
-    """Return what conversations of a run open with."""
+    """Return the opening of a run's conversations."""
     return Opening(config.chat.system, tuple(dict(message) for message in config.chat.examples))

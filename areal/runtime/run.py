@@ -1,4 +1,4 @@
-"""A whole run from a checked plan: directory, display, logs, loop, pictures."""
+"""Runs a checked plan: directory, display, logs, loop, plots."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from areal.workers.cluster import released
 
 
 async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
-    """Train as planned, in a new run directory or in the resumed one.
+    """Train according to the plan, in a new run directory or in the resumed one.
 
     Raises:
         UserError, EnvironmentFailure, WorkerLost: the run cannot go on; the message says how to resume it if
@@ -53,7 +53,7 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
         EnvironmentFailure,
         WorkerLost,
         FloatingPointError,
-    ) as error:  # their message is a line
+    ) as error:  # their message is one line
         kind = UserError if isinstance(error, FloatingPointError) else type(error)
         way_on = _way_on(directory, config) if len(directory.starts()) > starts else ""
         raise kind(f"{error}{way_on}") from error
@@ -92,7 +92,7 @@ async def _train(plan: Plan, directory: RunDirectory, start: ResumePoint | None,
             await _close_trackers(records, succeeded, hurried)
             if trainer is not None and not hurried:
                 _conclude(records, trainer.held_out.scores, title)
-        directory.check()  # it may be gone with the model, once nothing more is written
+        directory.check()  # it may be gone with the model if nothing more is written
         metrics = read_metrics(directory.path)
     warnings = [alarm.line for alarm in records.alarms.seen.values()]
     before, after = trainer.held_out.before, trainer.held_out.after
@@ -100,16 +100,16 @@ async def _train(plan: Plan, directory: RunDirectory, start: ResumePoint | None,
 
 
 async def _close_trackers(records: Records, succeeded: bool, hurried: bool) -> None:
-    """Wait for the trackers; not for long where the run was stopped or has failed, nor after Ctrl-C."""
+    """Wait for the trackers; only briefly if the run was stopped or has failed, and not after Ctrl-C."""
     task = asyncio.current_task()
     cancelled = task is not None and task.cancelling() > 0
     patience = 0.0 if hurried or cancelled else PATIENCE if succeeded else PATIENCE_AFTER_FAILURE
-    with suppress(asyncio.CancelledError):  # Ctrl-C: the wait ends, and the run as it would have
+    with suppress(asyncio.CancelledError):  # Ctrl-C ends the wait, and the run ends normally
         await records.trackers.close(succeeded, patience)
 
 
 def _conclude(records: Records, scores: dict[int, float], title: str) -> None:
-    """Draw the learning curve, and tell the user what the whole run was like."""
+    """Draw the learning curve, and show a summary of the whole run."""
     draw_last(records.directory, title, records.progress)
     if summary := _best_summary(records.directory, scores):
         records.progress.message(summary)
@@ -131,7 +131,7 @@ def _best_summary(directory: RunDirectory, scores: dict[int, float]) -> str:
 
 
 def _way_on(directory: RunDirectory, config: Config) -> str:
-    """Say how to go on with a run that failed, if it can."""
+    """Describe how to resume a run that failed, if possible."""
     done = last_update(directory)
     if done is None:
         return ""
@@ -142,7 +142,7 @@ def _way_on(directory: RunDirectory, config: Config) -> str:
 
 
 async def run_evaluation(plan: Plan, show: bool) -> Report:
-    """Evaluate as planned."""
+    """Evaluate according to the plan."""
     model = plan.config.model
     with (
         capture(None) as terminal,

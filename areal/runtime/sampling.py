@@ -1,4 +1,4 @@
-"""How the rollouts and the evaluations of a run are sampled."""
+"""The sampling settings of a run's rollouts and evaluations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from areal.runtime.plan import Plan
 
 
 def training_sampling(config: Config) -> Sampling:
-    """How training rollouts are sampled: from the distribution that the learner computes, whole."""
+    """Return the settings of training rollouts: the full distribution, which the learner computes."""
     rollout = config.rollout
     return Sampling(
         rollout.max_new_tokens,
@@ -23,7 +23,7 @@ def training_sampling(config: Config) -> Sampling:
 
 
 def evaluation_sampling(config: Config) -> Sampling:
-    """How evaluations are sampled; each response gets a seed of its own besides."""
+    """Return the settings of evaluations; each response also gets its own seed."""
     settings = config.evaluation
     return Sampling(
         settings.max_new_tokens or config.rollout.max_new_tokens,
@@ -37,14 +37,14 @@ def evaluation_sampling(config: Config) -> Sampling:
 
 
 def seeded(sampling: Sampling, plan: Plan, episode_id: EpisodeId) -> Sampling:
-    """Give an episode of a synchronous run on a CPU a seed of its own, so that the run can be reproduced.
+    """Give an episode of a synchronous run on a CPU its own seed, so that the run is reproducible.
 
-    If weights change while sequences are sampled, the samples depend on time, whatever the seed. On a GPU
-    they depend on which requests are computed together. In both cases the engine's own random state will do,
-    and the GPU need not fill a generator for each request.
+    If weights change during sampling, the samples depend on time, regardless of the seed. On a GPU they
+    depend on which requests are computed together. In both cases the engine's own random state suffices, and
+    the GPU need not fill a generator for each request.
 
-    An episode that is run again has the same seed the first time: unless its responses made it fail, the run
-    is as if it had not. Then it gets others.
+    An episode that is run again first has the same seed. Unless its responses caused the failure, the run
+    continues as if there had been none. Later attempts have other seeds.
     """
     if plan.config.rollout.max_staleness > 0 or plan.device == "cuda":
         return sampling

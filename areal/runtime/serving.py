@@ -1,4 +1,4 @@
-"""``areal serve``: a model behind the endpoint, outside of training, until a signal ends it."""
+"""``areal serve``: serves a model at the endpoint, outside of training, until a signal."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from areal.telemetry.run_directory import json_line
 from areal.trajectory import Episode, Group
 
 _MAX_COMPLETIONS = 2**62
-"""Of a session, which ends long before: see :class:`Sessions`."""
+"""Limit of a session, which ends long before it; see :class:`Sessions`."""
 _MAX_IN_FLIGHT = 4096
-"""Calls of a session at once; those that are more than the engines take wait."""
+"""Maximum concurrent calls of a session; if the engines cannot take all of them, calls wait."""
 _MAX_REQUEST_BYTES = 32 * 2**20
 
 
 async def run_server(plan: Plan, host: str, port: int, record: Path | None, show: bool) -> None:
-    """Serve as planned until Ctrl-C, SIGTERM or SIGHUP.
+    """Serve according to the plan until Ctrl-C, SIGTERM or SIGHUP.
 
     Args:
         host: an address of this machine.
-        port: 0 is a free one.
-        record: a new file, in which each session that has ended is a line; None: nothing is kept.
+        port: the port; 0: a free one.
+        record: a new file with a line for each ended session; None: nothing is recorded.
 
     Raises:
-        UserError: nothing can be served there, or the file cannot be written.
+        UserError: the address cannot be used, or the file cannot be written.
         EngineLost: the last engine was lost.
         Interrupted: at the end.
     """
@@ -130,7 +130,7 @@ async def _serve(
         await sessions.close()
         server.should_exit = True
         await asyncio.gather(*tasks, return_exceptions=True)
-        if unwritten:  # also if that was at the very end
+        if unwritten:  # even if that happened at the very end
             raise unwritten[0]
 
 
@@ -142,9 +142,9 @@ def _url(listening: socket.socket, host: str) -> str:
 
 @dataclass
 class Record:
-    """The file of the sessions that have ended; a context manager.
+    """The file of ended sessions; a context manager.
 
-    Each line is a group of one episode, in the form of a run's ``rollouts/``, with the model besides.
+    Each line is a group of one episode, in the form of a run's ``rollouts/``, plus the model.
     """
 
     path: Path | None
@@ -167,13 +167,13 @@ class Record:
             self._file.close()
 
     def add(self, served: ServedKey) -> None:
-        """Write what was sampled in a session; raises UserError if it cannot be written."""
+        """Write the samples of a session; raises UserError if they cannot be written."""
         trajectories = served.model.trajectories()
         if self._file is None or self.path is None or not trajectories:
             return
         reward = served.session.reward or 0.0
         task = {"session": served.name} if served.name else {}
-        ended = time.time() - (time.monotonic() - served.used)  # not when it was found to be idle for long
+        ended = time.time() - (time.monotonic() - served.used)  # not when it was found to be idle
         episode = Episode(trajectories, reward, {"reward": reward}, task, started=served.began, ended=ended)
         group = Group(self.count, 0, [episode])
         with one_line(self.path.parent, str(self.path.name)):

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: at once while nothing is at stake, in order afterwards."""
+"""Ctrl-C, SIGTERM and SIGHUP: they act at once while nothing can be lost, and in order afterwards."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @asynccontextmanager
 async def abandoned_on_signal(notice: Callable[[str], None] = lambda line: None) -> AsyncIterator[None]:
-    """Let a signal cancel the start of workers within; a start that is cancelled leaves none of them.
+    """Let a signal cancel the start of workers in the context; a cancelled start leaves no workers.
 
-    A KeyboardInterrupt would not do: it is raised anywhere, and at times leaves a hang.
+    A KeyboardInterrupt is not suitable: it is raised anywhere, and sometimes causes a hang.
 
     Args:
         notice: called with a line when there is a signal.
 
     Raises:
+        Interrupted: there was a signal.
         Interrupted: there was a signal.
     """
     task, signalled = asyncio.current_task(), False
@@ -38,7 +39,7 @@ async def abandoned_on_signal(notice: Callable[[str], None] = lambda line: None)
     release = _handled_by(cancel)
     try:
         yield
-        await asyncio.sleep(0)  # here at the latest, a signal is heeded
+        await asyncio.sleep(0)  # a signal is handled here at the latest
     except BaseException as error:
         if signalled:
             task.uncancel()
@@ -49,10 +50,10 @@ async def abandoned_on_signal(notice: Callable[[str], None] = lambda line: None)
 
 
 def on_signals(first: Callable[[], object], again: Callable[[], object]) -> Callable[[], None]:
-    """Call ``first`` on the first signal and ``again`` on the second; a third acts as without us.
+    """Call ``first`` on the first signal and ``again`` on the second; a third has its default effect.
 
     Returns:
-        A function that puts the old handlers back.
+        A function that restores the old handlers.
     """
 
     def second() -> None:
@@ -65,12 +66,12 @@ def on_signals(first: Callable[[], object], again: Callable[[], object]) -> Call
 
 
 def _handled_by(handle: Callable[[], object]) -> Callable[[], None]:
-    """Have the event loop call a function on each signal that ends a run, where Python lets us.
+    """Let the event loop call a function on each signal that ends a run, if Python allows it.
 
-    A signal that is ignored, as under ``nohup``, stays so.
+    A signal that is ignored, for example under ``nohup``, stays ignored.
 
     Returns:
-        A function that puts the old handlers back.
+        A function that restores the old handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         return lambda: None

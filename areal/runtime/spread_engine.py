@@ -1,4 +1,4 @@
-"""Starts an engine whose workers are on several hosts, as if it were one worker."""
+"""Starts an engine with workers on several hosts, as if it were one worker."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from areal.workers.handle import Handle, Launch, side_by_side
 log = logging.getLogger(__name__)
 
 _PORTS = range(20_000, 32_000)
-"""Below those that Linux gives out by itself, where one that is free now may be taken in the next moment."""
+"""Ports below those that Linux assigns itself, because a free one of those may be taken at any moment."""
 _TRIES = 3
 
 
 def over_hosts(launches: Sequence[Launch], visible: Sequence[str], is_free: Callable[[int], bool]) -> Launch:
-    """Return what starts an engine with as many workers on each of several hosts.
+    """Return a launcher of an engine with the same number of workers on each of several hosts.
 
-    vLLM itself binds the port at which the workers meet, once a worker has loaded its modules. Another
-    program may have taken it by then: where that is so after a start that failed, the engine is started
-    again at another port.
+    vLLM itself binds the port at which the workers meet, after a worker has loaded its modules. Another
+    program may have taken the port by then; if so, the engine is started again with another port.
 
     Args:
-        launches: what starts a worker on each host; the first host has the scheduler, and the engine's handle
-            stands for the worker there.
-        visible: what CUDA_VISIBLE_DEVICES shows on each.
-        is_free: whether nobody listens at a port of the first host.
+        launches: launchers of a worker on each host; the first host has the scheduler, and the engine's
+            handle represents the worker there.
+        visible: CUDA_VISIBLE_DEVICES on each host.
+        is_free: returns whether nobody listens at a port of the first host.
     """
 
     async def launch(
@@ -76,7 +75,7 @@ def _free_port(is_free: Callable[[int], bool]) -> int:
 
 
 def _end_all(ended: Handle[Any], handles: Sequence[Handle[Any]], reason: asyncio.Future[str]) -> None:
-    """End what is left of an engine: its workers wait for those that are gone."""
+    """End the rest of an engine, whose workers wait for those that are gone."""
     if any(not handle.ended.done() for handle in handles) and ended is not handles[0]:
         log.error("%s ended: %s", ended.name, reason.result())
     for handle in handles:

@@ -1,4 +1,4 @@
-"""Where this process is: its threads, and the tasks of its event loop."""
+"""The stacks of this process: its threads, and the tasks of its event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def own_stacks() -> str:
-    """Return where each thread and each task is."""
+    """Return the stack of each thread and each task."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
@@ -24,7 +24,7 @@ def _tasks() -> list[asyncio.Task[Any]]:
 
 
 def _places(coroutine: Any) -> Iterator[str]:
-    """Yield where a coroutine waits, and those that it waits for, the outermost first."""
+    """Yield where a coroutine waits, and where the coroutines wait that it awaits, outermost first."""
     while (frame := getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)) is not None:
         file = frame.f_code.co_filename
         if "/asyncio/" not in file:

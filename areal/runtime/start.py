@@ -18,11 +18,11 @@ from areal.workers.handle import Handle, Launch, side_by_side
 async def start_learner(
     setup: LearnerSetup, launches: Sequence[Launch], rank: type[LearnerRank] = LearnerRank
 ) -> WorkerGroup[LearnerRank]:
-    """Start all ranks of a learner, make it, and have it compile what it will need.
+    """Start all ranks of a learner, create it, and compile everything that it will need.
 
     Args:
-        setup: what each rank makes its learner from.
-        launches: what starts each rank, in order.
+        setup: the setup of each rank.
+        launches: launchers of each rank, in order.
         rank: the class of the ranks.
 
     Raises:
@@ -40,13 +40,13 @@ async def start_learner(
 async def start_ranks(
     setup: LearnerSetup, launches: Sequence[Launch], rank: type[LearnerRank] = LearnerRank
 ) -> list[Handle[LearnerRank]]:
-    """Start all ranks of a learner, which they have still to make; see :func:`start_learner`."""
+    """Start all ranks of a learner, but do not create the learner; see :func:`start_learner`."""
     each = enumerate(launches)
     return await side_by_side(*(launch(f"learner rank {i}", {}, rank, setup, i) for i, launch in each))
 
 
 async def make_anew(learner: WorkerGroup[LearnerRank]) -> None:
-    """Start the ranks of a learner that has none, or that was lost, and make it: it is at version 0 then.
+    """Start the ranks of a new or lost learner, and create it, at version 0.
 
     Raises:
         LearnerLost: a rank has ended.
@@ -61,7 +61,7 @@ async def make_anew(learner: WorkerGroup[LearnerRank]) -> None:
 
 
 def _advice(reason: str) -> str:
-    """Return what to do about a rank that ended for a reason."""
+    """Return advice on the reason for which a rank ended."""
     memory = ", and SIGKILL usually means that memory ran out" if "SIGKILL" in reason else ""
     return f"; engine.log in the run directory has its last output{memory}"
 
@@ -69,11 +69,11 @@ def _advice(reason: str) -> str:
 async def start_engines(
     settings: Sequence[EngineSettings], launches: Sequence[Launch], first: int = 0
 ) -> dict[str, SingleEngine]:
-    """Start engines side by side; return them by their names.
+    """Start engines concurrently; return them by name.
 
     Args:
-        settings: of each engine.
-        launches: what starts each, in the same order.
+        settings: settings of each engine.
+        launches: launcher of each engine, in the same order.
         first: number of the first of them in its run.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Brings the weights of each update to the engines, while the learner and generation go on.
+"""Brings the weights of each update to the engines, while the learner and generation continue.
 
-If an engine is lost in the middle of a load, the learner and the other engines go on. Engines that did not
-get the version load it again, over new connections among those that are left.
+If an engine is lost during a load, the learner and the other engines continue. Engines that did not get the
+version load it again, over new connections among the remaining ones.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _GRACE = 5.0
-"""Seconds to wait for an engine to be found lost after a transfer has failed."""
+"""Seconds to wait for the report of a lost engine after a failed transfer."""
 _TRIES = 3
-"""Transfers that may fail in a row, although no engine is found lost, before the run ends."""
+"""Number of consecutive transfers that may fail without a lost engine before the run ends."""
 
 
 async def _nothing() -> None: ...
@@ -40,16 +40,16 @@ class WeightSync:
     """Publishes the learner's weights and lets the engine load them, one version at a time.
 
     Attributes:
-        engine: takes the weights.
+        engine: loads the weights.
         learner: sends the weights.
         advance: called with each version once the engine samples with it.
-        waits: whether :meth:`publish` waits for its own load (η=0). If not, the load is in flight while the
+        waits: whether :meth:`publish` waits for its own load (η=0). If not, the load is in progress while the
             learner makes its next update, and the next call waits for it.
         watch: the run's waits; a load that fails ends any of them.
         connect: opens the weight sender of a learner that has none, and connects the engine to it; by default
-            they are connected already. Whoever lets engines join and leave sets another one.
+            they are already connected. It is replaced if engines can join and leave.
         log_event: records what the learner has sent, and which engine has loaded what.
-        reconnect: connects the present engines to the learner anew, if their connections have to change with
+        reconnect: connects the present engines to the learner again, if their connections must change with
             them; None: the loss of an engine ends the run.
     """
 
@@ -66,16 +66,16 @@ class WeightSync:
         if isinstance(self.engine, Engines):
             self.engine.on_loaded = self._loaded
         self._digest = ""
-        self._lost = asyncio.Event()  # an engine that takes part in transfers
-        self._version = 0  # of what is ready to load
+        self._lost = asyncio.Event()  # an engine that takes part in transfers is lost
+        self._version = 0  # the version that is ready to load
         self._changing = asyncio.Lock()
         self._loading: asyncio.Future[dict[str, float]] | None = None
 
     async def start(self, version: int) -> None:
-        """Connect the engine to a learner that was just made, and load its weights, as ``version``.
+        """Connect the engine to a new learner, and load the learner's weights, as ``version``.
 
-        The engine may have these weights already, but a load that does not work shows here, before any
-        training. In a run that goes on, this is called between loads.
+        The engine may already have these weights, but a broken load is detected here, before any training. In
+        a running run, this is called between loads.
         """
         self._loading = None
         self._lost.clear()
@@ -84,15 +84,15 @@ class WeightSync:
         await self._load(version)
 
     async def publish(self, version: int) -> dict[str, float]:
-        """Hand the weights of the last update to the engine, as ``version``.
+        """Pass the weights of the last update to the engine, as ``version``.
 
         Returns:
-            The metrics of the last load that is over, such as ``time/sync``; empty if there is none.
+            The metrics of the last finished load, such as ``time/sync``; empty if there is none.
         """
         begun = time.monotonic()
         await self.watch.wait(self._changing.acquire(), "the learner", "an engine that joins or leaves")
         try:
-            metrics = await self.finish()  # the memory of a load in flight must not be written
+            metrics = await self.finish()  # the memory of a load in progress must not be overwritten
             await self._publish(version, begun)
             self._loading = self.watch.add(self._load(version))
         finally:
@@ -101,7 +101,7 @@ class WeightSync:
 
     @asynccontextmanager
     async def between_loads(self) -> AsyncIterator[int]:
-        """Within, no load is in flight, and :meth:`publish` waits; yields the version that is ready."""
+        """Prevent loads in the context, so that :meth:`publish` waits; yields the version that is ready."""
         async with self._changing:
             if self._loading is not None:
                 await asyncio.wait([self._loading])
@@ -111,7 +111,7 @@ class WeightSync:
         self.log_event("loaded", engine=name, version=version, digest=digest, pause=round(pause, 4))
 
     async def load_in(self, name: str, engine: SingleEngine, version: int) -> None:
-        """Load the version that is ready in one engine, the only one that is connected, between loads.
+        """Load the ready version in one engine, the only one that is connected, between loads.
 
         Raises:
             EngineLost, TransferFailed: the version was not loaded.
@@ -120,13 +120,13 @@ class WeightSync:
         self._loaded(name, version, self._digest, metrics["time/pause"])
 
     async def finish(self) -> dict[str, float]:
-        """Wait for the load in flight, if there is one, and return its metrics."""
+        """Wait for the load in progress, if there is one, and return its metrics."""
         if self._loading is None:
             return {}
         return await self.watch.wait(self._loading, "the learner", "the engines to load weights")
 
     async def settle(self) -> None:
-        """Wait for the load in flight, whatever becomes of it: the run ends, or the learner was lost."""
+        """Wait for the end of the load in progress, even a failure: the run ends, or the learner was lost."""
         if self._loading is not None:
             await asyncio.wait([self._loading])
             await self.watch.drop(self._loading)
@@ -135,22 +135,22 @@ class WeightSync:
         """Make a version ready to load.
 
         Args:
-            begun: when its update was over, in monotonic seconds; None: the learner is a new one.
+            begun: when its update was finished, in monotonic seconds; None: the learner is new.
         """
         self._digest = await self.learner.call(LearnerRank.publish)
         self._version = version
-        # Another learner may have other bits of a version: sums of several processes have another order.
+        # Another learner may have different bits of a version, because its sums have a different order.
         fields: dict[str, Any] = {"of_new_learner": True}
         if begun is not None:
             fields = {"seconds": round(time.monotonic() - begun, 4)}
         self.log_event("published", version=version, digest=self._digest, **fields)
 
     def lose(self) -> None:
-        """Note that an engine was lost. It is no longer waited for, and takes no part in later transfers."""
+        """Record the loss of an engine, which is not waited for and takes no part in later transfers."""
         self._lost.set()
 
     async def renew(self) -> None:
-        """Connect the present engines anew. No load may be in flight, except one that has failed."""
+        """Connect the present engines again. No load may be in progress, except one that has failed."""
         assert self.reconnect is not None
         self._lost.clear()
         await self.reconnect()
@@ -184,7 +184,7 @@ class WeightSync:
         try:
             metrics = await transfer(loading, sending)
             if (failed := sending.result()) and not self._lost.is_set():
-                # All have it, but what they are connected by is broken.
+                # All have it, but their connection is broken.
                 log.warning("the learner's part of a weight update failed: %s", failed)
                 self._lost.set()
             return metrics
@@ -196,6 +196,6 @@ class WeightSync:
             await cancel(helping)
 
     async def _end_when_lost(self) -> None:
-        """When an engine is lost, end the transfers on the present connections: others would wait for it."""
+        """If an engine is lost, end the transfers on the present connections, which wait for it."""
         await self._lost.wait()
         await self.learner.call(LearnerRank.reopen_sender, [])

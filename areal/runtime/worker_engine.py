@@ -1,4 +1,4 @@
-"""An engine in a worker (:mod:`areal.workers`), in the form that the rollout side knows."""
+"""An engine in a worker (:mod:`areal.workers`), with the interface of the rollout side."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from areal.workers.guard import beat
 from areal.workers.handle import Handle
 
 _OFTEN = 1.0
-"""Seconds after which an engine is asked again for what it has sampled, which also shows that it lives."""
+"""Interval in seconds at which an engine is asked for its samples, which also shows that it is alive."""
 _LOOK = 0.05
-"""Seconds after which an engine that owes a token looks again whether one has come."""
+"""Interval in seconds at which an engine that owes a token checks for one."""
 _GRACE = 15.0
-"""Seconds for vLLM to stop in order: it releases the learner's memory on a GPU."""
+"""Seconds for vLLM to shut down, because it releases the learner's memory on a GPU."""
 
 
 class WorkerEngine:
@@ -34,7 +34,7 @@ class WorkerEngine:
 
     Attributes:
         worker: the handle of the engine.
-        version: the version of the weights that sample now.
+        version: the version of the weights that currently sample.
     """
 
     def __init__(self, worker: Handle[VLLMEngine]) -> None:
@@ -42,7 +42,7 @@ class WorkerEngine:
         self.version = 0
         self._clock = BusyClock()
         self._address: Address | None = None
-        # Several processes may send requests to one engine, each under names of its own.
+        # Several processes may send requests to one engine, each with its own names.
         self._names = (f"{prefix}/{n}" for prefix in [secrets.token_hex(8)] for n in itertools.count())
         self._open: dict[str, _Open] = {}
         self._watching: asyncio.Task[None] | None = None
@@ -50,7 +50,7 @@ class WorkerEngine:
 
     @property
     def busy_seconds(self) -> float:
-        """Seconds so far in which requests were in flight and generation was not paused."""
+        """Number of seconds so far in which requests were in flight and generation was not paused."""
         return self._clock.total()
 
     async def generate(
@@ -72,7 +72,7 @@ class WorkerEngine:
             self._open.pop(name, None)
 
     def watch(self, lost: Callable[[EngineLost], None]) -> None:
-        """Ask the engine every second for what it has sampled, and call ``lost`` once it is lost."""
+        """Ask the engine every second for its samples, and call ``lost`` when it is lost."""
         if self._watching is not None:
             self._watching.cancel()
         self._watching = asyncio.create_task(self._watch(lost), name=f"watch over {self.worker.name}")
@@ -89,7 +89,7 @@ class WorkerEngine:
             lost(error)
 
     async def lives(self) -> None:
-        """Wait for a token where one is owed, else for an answer, and for processes that are stopped."""
+        """Wait for a token if one is owed, otherwise for an answer, and for stopped processes."""
         await self._call(_lives)
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
@@ -97,7 +97,7 @@ class WorkerEngine:
         await self._call(VLLMEngine.connect, init_infos)
 
     async def layers(self) -> list[Layer]:
-        """Return the layers of the engine's model, with the types that their weights have."""
+        """Return the layers of the engine's model, with the types of their weights."""
         return await self._call(VLLMEngine.layers)
 
     async def load(self, version: int, digest: str = "") -> dict[str, float]:
@@ -126,8 +126,8 @@ class WorkerEngine:
         """Call a method of the engine.
 
         Raises:
-            EngineLost: the engine has died, or cannot do what it is asked.
-            TransferFailed: something else has died that the engine needs for that.
+            EngineLost: the engine has died, or cannot perform the call.
+            TransferFailed: something else that the engine needs for the call has died.
         """
         try:
             return await self.worker.call(method, *args)
@@ -145,25 +145,25 @@ class WorkerEngine:
 
 
 async def _lives(engine: VLLMEngine) -> None:
-    """Return once a token has come, if one is owed, and no process of the engine is stopped."""
+    """Return when a token has come, if one is owed, and no process of the engine is stopped."""
     before = engine.progress()
     while True:
         runs, now = beat(None).stopped is None, engine.progress()
         if runs and (not now.open or now.done > before.done):
             return
-        before = now  # a request that is given up takes its tokens away
+        before = now  # an aborted request removes its tokens
         await asyncio.sleep(_LOOK)
 
 
 @dataclass(slots=True)
 class _Open:
-    """A request in flight: the tokens that are known, and the id by which vLLM knows the request."""
+    """A request in flight: its known tokens, and vLLM's id of the request."""
 
     partial: Partial
     request: str = ""
 
     def take(self, request: str, new: Partial) -> None:
-        """Add what was sampled. A request with another id has begun again."""
+        """Add new samples. A request with another id has begun again."""
         if request != self.request:
             self.request = request
             self.partial.clear()
