@@ -43,7 +43,7 @@ def meant(key: str) -> str:
         [".".join(k) for k in keys if k[-1] == name]
         or [SYNONYMS[n] for n in (whole, name) if n in SYNONYMS][:1]
         or [".".join(k) for k in keys if len(name) > 1 and _initials(k[-1]) == name]
-        or _closest(name, {k[-1]: k[-1] for k in here})
+        or _closest(name, {k[-1]: ".".join(k) for k in here})
         or _closest(name, SYNONYMS | {k[-1]: ".".join(k) for k in keys})
     )
     if alike:

@@ -131,8 +131,9 @@ def _nothing_learned(recent: Lines) -> str:
         if _all(recent, "reward/mean", lambda x: x == 0):
             return (
                 f"no response earned a reward in {when}, so nothing was learned; read some responses "
-                "(rollouts/, or `areal env try`), then use easier problems, a reward with parts, a larger "
-                "rollout.max_new_tokens, or a model that succeeds sometimes"
+                "(`areal show RUN`): a right answer that is scored 0 is not in the form that the verifier "
+                "reads; otherwise use easier problems, a reward with parts, a larger rollout.max_new_tokens, "
+                "or a model that succeeds sometimes"
             )
         return (
             f"every response earned the same reward in {when} ({recent[-1]['reward/mean']:.3f}), so nothing "

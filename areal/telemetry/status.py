@@ -92,8 +92,11 @@ def rows(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "updates", f"{status['version']} of {status['steps']}"
     for wait in status["waits"]:
         yield "waiting", f"{wait['who']} for {wait['what']}, {span(wait['seconds'])}"
-    if groups := status.get("groups"):
-        yield "groups", ", ".join(f"{groups[name]} {name}" for name in ("admitted", "in flight", "finished"))
+    groups, over = status.get("groups"), status.get("state") in ("ended", "lost")
+    if groups:
+        names = ("admitted", "finished") if over else ("admitted", "in flight", "finished")
+        yield "groups", ", ".join(f"{groups[name]} {name}" for name in names)
+    if groups and not over:
         episodes = status["episodes"]
         longest = f" (the longest {span(episodes['longest call'])})" if episodes["longest call"] else ""
         yield (

@@ -59,7 +59,7 @@ CASES = {
     "unknown agent": (["--agent", "single-trun"], ["did you mean 'single-turn'"]),
     "missing model": (["--model", "./nowhere"], ["the folder", "nowhere' does not exist", "check the path"]),
     "no model": (["--model", "."], ["is not a model", "config.json"]),
-    "unknown key": (["rollout.max_stalenes=4"], ["'rollout.max_stalenes'", "did you mean 'max_staleness'"]),
+    "unknown key": (["rollout.max_stalenes=4"], ["did you mean 'rollout.max_staleness'?"]),
     "abbreviated key": (["learner.lr=1"], ["'learner.lr'", "did you mean 'learner.learning_rate'"]),
     "key of another section": (["learner.batch_size=8"], ["did you mean 'rollout.batch_size'?"]),
     "key without section": (["threads=2"], ["did you mean 'engine.threads' or 'learner.threads'?"]),

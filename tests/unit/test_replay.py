@@ -112,7 +112,7 @@ def test_what_cannot_be_replayed_is_refused(run: Path, tmp_path: Path):
         areal.replay(run, from_step=0)
     with pytest.raises(UserError, match="not a learner setting"):
         areal.replay(run, overrides=["rollout.batch_size=4"])
-    with pytest.raises(UserError, match="did you mean 'learning_rate'"):
+    with pytest.raises(UserError, match=r"did you mean 'learner\.learning_rate'"):
         areal.replay(run, overrides=["learner.learning_rat=4"])
     empty = RunDirectory.create(config(tmp_path / "runs"))
     with pytest.raises(UserError, match="no recorded updates"):

@@ -540,7 +540,7 @@ def test_a_timeline_follows_the_run_and_marks_its_restarts(page: Page, runs: dic
     whole = at + 5.1 - (START - 0.5)
     assert pixel(page, (whole - 3) / whole, 2) == variable(page, "--run-7"), "it was lost"
     point(page, (whole - 3) / whole, 2)
-    page.until(lambda: "engine 1: lost, until it has loaded again, 4.5 s" in page.text(".readout"))
+    page.until(lambda: "engine 1: lost until its replacement has loaded, 4.5 s" in page.text(".readout"))
     page.open("")
     page.until(lambda: "2 in first" in page.text("main > .hint"))
     page.one("main > .hint a").click()
