@@ -1,4 +1,4 @@
-"""Coroutines from any thread, also where an event loop is running: on a loop of their own."""
+"""Runs coroutines from any thread, even one with a running event loop, on a separate loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _lock = threading.Lock()
 
 
 def wait_for(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end on a thread that this process keeps for it."""
+    """Run a coroutine to its end, on a thread that this process keeps for this purpose."""
     return asyncio.run_coroutine_threadsafe(work, _running_loop()).result()
 
 
@@ -33,5 +33,5 @@ def _forget() -> None:
     _loop, _lock = None, threading.Lock()
 
 
-# A forked child has not got the thread.
+# A forked child does not have the thread.
 os.register_at_fork(after_in_child=_forget)

@@ -27,7 +27,7 @@ _LIMITS = SandboxLimits(wall_s=1.0, memory_mb=256, threads=16)
 _SLACK_S = 1.0
 _RUNS = 30
 
-# Each defines ``probe``, which is true if the attack succeeds. @…@ are real things of this host.
+# Each defines ``probe``, which is true if the attack succeeds. @…@ are real objects of this host.
 _ATTACKS = {
     "reads a file of the host": "return open('@SECRET@').read() == 'hush'",
     "reads the environment of the host": "import os\nreturn os.environ.get('@NAME@') == 'hush'",

@@ -1,13 +1,12 @@
-"""Values as text: exact builtin types, and nothing else, across a process boundary.
+"""Encodes values as text across a process boundary: exact builtin types, and nothing else.
 
-The same file serves both sides. JSON carries ``None``, booleans, numbers, strings and lists as themselves
-and everything else as an object with one key: ``{"t": [...]}`` a tuple, ``s`` a set, ``f`` a frozenset,
-``d`` a dictionary as pairs, ``b`` bytes and ``i`` a long integer in hexadecimal, ``c`` a complex number,
-``y`` a builtin type by its name. ``decode`` trusts nothing:
-the text that it is given may have been written by an adversary who wants the reader to hang, to run out of
-memory or to build an object of a class.
+Both sides use the same file. JSON represents ``None``, booleans, numbers, strings and lists as themselves,
+and everything else as an object with one key: ``{"t": [...]}`` a tuple, ``s`` a set, ``f`` a frozenset, ``d``
+a dictionary as pairs, ``b`` bytes and ``i`` a long integer in hexadecimal, ``c`` a complex number, ``y`` a
+builtin type by its name. ``decode`` trusts nothing: its input may come from an adversary who wants the reader
+to hang, to run out of memory or to create an object of a class.
 
-It imports nothing but the standard library, because it also runs inside the sandbox.
+It only imports the standard library, because it also runs inside the sandbox.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from itertools import accumulate
 from typing import Any
 
 MAX_DEPTH = 100
-"""Levels of nesting, counted in JSON (a tuple takes two)."""
+"""Maximum levels of nesting, counted in JSON (a tuple takes two)."""
 MAX_DIGITS = 100_000
-"""Decimal digits of an integer."""
+"""Maximum decimal digits of an integer."""
 PLAIN_DIGITS = 4300
-"""As many are sent as such: longer ones take quadratic time to read, and are sent in hexadecimal."""
+"""Maximum digits of a decimal integer; longer ones take quadratic time to read, so they are hexadecimal."""
 MAX_NODES = 1_000_000
-"""Elements of one value, roughly: each costs the reader some 60 bytes whatever it takes in the text."""
+"""Approximate maximum elements of a value; each takes the reader about 60 bytes, however short its text."""
 MAX_EQUAL_HASHES = 16
-"""Elements of one set or dictionary that may share a hash: more are an attack on the reader's time."""
+"""Maximum elements of a set or dictionary with the same hash; more are an attack on the reader's time."""
 MAX_SET = 75_000
-"""Members of one set: a larger one changes their order as it grows, all at once, and nothing can stop it."""
+"""Maximum members of a set; a larger one reorders them as it grows, in one uninterruptible step."""
 _MEMBER_S, _SPARE_S = 3e-6, 0.1
-"""Seconds of processor time that hash tables may take to be built, for each member and for all: some tens of
-times what honest ones take."""
+"""Seconds of CPU time for building hash tables, for each member and in total: tens of times what honest ones
+take."""
 _UNWATCHED = 64
-"""Members whose place in a hash table is found quickly, whatever they are."""
+"""Number of members whose places in a hash table are found quickly in any case."""
 
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _ALL_BUT_MARKS = bytes(set(range(256)) - set(b'[]{}"'))
@@ -47,11 +46,11 @@ _BASES: tuple[Any, ...] = (str, int, float, list, tuple, set, frozenset, dict, b
 
 
 class NotAValue(TypeError):
-    """The object is not made of builtin types, or is too deep or too long to be sent."""
+    """The object does not consist of builtin types, or is too deep or too long to be sent."""
 
 
 class BadEncoding(ValueError):
-    """The text is not what ``encode`` writes."""
+    """The text is not an output of ``encode``."""
 
 
 def encode(value: Any) -> bytes:
@@ -61,23 +60,23 @@ def encode(value: Any) -> bytes:
     NumPy arrays and numbers become lists and numbers, and so do fractions and decimals that equal one.
 
     Raises:
-        NotAValue: the object is something else, or nested or long beyond the limits above.
+        NotAValue: the object is of another type, or exceeds the limits of nesting or length above.
     """
     return _ENCODER.encode(_tree(value, MAX_DEPTH)).encode("ascii")
 
 
 def decode(text: bytes) -> Any:
-    """Return the value that ``text`` stands for.
+    """Return the value that ``text`` represents.
 
     Raises:
-        BadEncoding: it is malformed, or nested, long or crafted beyond the limits above.
+        BadEncoding: the text is malformed, or exceeds the limits above.
     """
     _check_shape(text)
     return decode_trusted(text)
 
 
 def decode_trusted(text: bytes) -> Any:
-    """Return the value that ``text`` stands for; whoever wrote it does not want to harm the reader."""
+    """Return the value that ``text`` represents; its writer is trusted."""
     try:
         return json.loads(text.decode("ascii"), object_pairs_hook=_Reader().tagged, parse_int=_integer)
     except (ValueError, TypeError, RecursionError) as error:
@@ -85,7 +84,7 @@ def decode_trusted(text: bytes) -> Any:
 
 
 def _tree(value: Any, room: int) -> Any:
-    """Return what JSON can carry in place of ``value``; ``room`` is the depth that is left."""
+    """Return the JSON representation of ``value``; ``room`` is the remaining depth."""
     if room <= 0:
         raise NotAValue("nested too deeply")
     kind = type(value)
@@ -113,7 +112,7 @@ def _tree(value: Any, room: int) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return an instance of a subclass as its builtin type."""
+    """Convert an instance of a subclass to its builtin type."""
     for base in _BASES:
         if isinstance(value, base):
             return base(value)
@@ -125,7 +124,7 @@ def _plain(value: Any) -> Any:
 
 
 def _number(value: Any) -> int | float:
-    """Return the integer, or the number with a point, that a ``Fraction`` or a ``Decimal`` is equal to."""
+    """Return the integer or float that equals a ``Fraction`` or a ``Decimal``."""
     with contextlib.suppress(ValueError, OverflowError):
         numerator, denominator = value.as_integer_ratio()
         number: int | float = numerator if denominator == 1 else numerator / denominator
@@ -135,14 +134,14 @@ def _number(value: Any) -> int | float:
 
 
 def _check_shape(text: bytes) -> None:
-    """Raise BadEncoding for what would cost the parser its stack or memory, in time linear in the length."""
+    """Raise BadEncoding for text that would exhaust the parser's stack or memory, in linear time."""
     if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_NODES or text.count(b'"') > 4 * MAX_NODES:
         raise BadEncoding("too many elements")
-    # Without escaped backslashes and then escaped quotes, every second piece between quotes is a string. Not
-    # by a regular expression: one that looks for whole strings takes quadratic time where none ends.
+    # After removing escaped backslashes and then escaped quotes, every second piece between quotes is a
+    # string. A regular expression for whole strings would take quadratic time if none ends.
     marks = text.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _ALL_BUT_MARKS)
     brackets = b"".join(marks.split(b'"')[::2])
-    # What closes too much is left to the parser, which stops there.
+    # Too many closing brackets are left to the parser, which stops there.
     if max(accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
         raise BadEncoding("nested too deeply")
 
@@ -156,17 +155,18 @@ def _integer(digits: str) -> int:
 class _Reader:
     """Reads one text.
 
-    Different hashes may share their whole way through a hash table, and the hashes of numbers and tuples are
-    no secret: a table of some 10**5 of them would take minutes. So the clock is watched while tables grow.
-    (A dictionary that grows beyond its table is laid out anew in the same order, with ways that meet no more
-    often than before: what cannot be watched takes no longer than what was.)
+    Different hashes may have the same probe sequence in a hash table, and the hashes of numbers and tuples
+    are predictable: a table of about 10**5 of them would take minutes. The reader therefore limits the time
+    while tables grow. (A dictionary that outgrows its table is rebuilt in the same order, with probe
+    sequences that collide no more often than before, so this step, which cannot be limited, takes no longer
+    than the earlier ones.)
     """
 
     def __init__(self) -> None:
         self._left = _SPARE_S
 
     def tagged(self, pairs: list[tuple[str, Any]]) -> Any:
-        """Build the value of a JSON object; its parts are built already."""
+        """Build the value of a JSON object whose parts are already built."""
         if len(pairs) != 1:
             raise BadEncoding("an object with other than one key")
         tag, body = pairs[0]
@@ -202,7 +202,7 @@ class _Reader:
         return members if len(members) <= _UNWATCHED else self._watch(members)
 
     def _watch(self, members: list[Any]) -> Iterator[Any]:
-        """Yield the members of a table that is being built; raises BadEncoding if it takes too long."""
+        """Yield the members of a table under construction; raises BadEncoding if it takes too long."""
         last = time.thread_time()
         for start in range(0, len(members), _UNWATCHED):
             yield from members[start : start + _UNWATCHED]
@@ -214,9 +214,9 @@ class _Reader:
 
 
 def _check_hashes(items: list[Any]) -> None:
-    """Raise BadEncoding for what no hash table holds in linear time, TypeError for what cannot be hashed.
+    """Raise BadEncoding if a hash table would not take linear time, TypeError for unhashable members.
 
-    Hashes of integers and tuples are no secret: a set of multiples of 2**61 - 1 would take quadratic time.
+    Hashes of integers and tuples are predictable: a set of multiples of 2**61 - 1 would take quadratic time.
     """
     hashes = sorted(map(hash, items))
     for first, later in zip(hashes, hashes[MAX_EQUAL_HASHES:], strict=False):

@@ -1,4 +1,4 @@
-"""A machine that is a container, by docker or podman (machine.Machine)."""
+"""A machine in a container, with docker or podman (machine.Machine)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _COPY_S = 120.0
 _SMALL_S = 30.0
 _CHUNK = 1 << 16
 _KILL = "kill -9 -1"
-"""All of the container but its first process, which no signal from inside ends."""
+"""Everything in the container except its first process, which no signal from inside can end."""
 
 
 def build_image(folder: Path, seconds: float, command: str | None = None) -> str:
-    """Return the name of the image that a folder's Dockerfile makes; it is built once for the same files.
+    """Return the name of the image from a folder's Dockerfile; the same files are built only once.
 
     Raises:
-        SandboxUnavailable: there is no engine, or it does not build it.
+        SandboxUnavailable: there is no container engine, or it fails to build the image.
     """
     engine = command or find_engine()
     content = hashlib.sha256()
@@ -59,12 +59,12 @@ class ContainerMachine:
     """A container of an image (machine.Machine); commands run as the image's user.
 
     Args:
-        image: that the engine has; it is not pulled here.
-        limits: what it may use.
-        command: ``"docker"`` or ``"podman"``; the first one that works, by default.
+        image: an image that the engine already has; it is not pulled.
+        limits: limits of its resources.
+        command: ``"docker"`` or ``"podman"``; default: the first one that works.
 
     Raises:
-        SandboxUnavailable: there is no engine, or it does not start the container.
+        SandboxUnavailable: there is no container engine, or it fails to start the container.
     """
 
     def __init__(self, image: str, limits: MachineLimits | None = None, command: str | None = None) -> None:
@@ -96,7 +96,7 @@ class ContainerMachine:
         folder: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Ran:
-        """Run a command by bash; see machine.Machine. One that is late ends with all that runs there."""
+        """Run a command with bash; see machine.Machine. At its limit, it ends with all other processes."""
         options = [f"--env={name}={value}" for name, value in (variables or {}).items()]
         options += [f"--workdir={folder}"] if folder else []
         ran = self._client("exec", *options, self._name, "bash", "-c", as_argument(command), seconds=seconds)
@@ -107,7 +107,7 @@ class ContainerMachine:
         return ran
 
     def put(self, source: Path, target: str) -> None:
-        """Copy a file, or what a folder holds; see machine.Machine."""
+        """Copy a file, or the content of a folder; see machine.Machine."""
         self._inside(f"mkdir -p '{target if source.is_dir() else Path(target).parent.as_posix()}'")
         copied = self._client(
             "cp", f"{source}/." if source.is_dir() else str(source), f"{self._name}:{target}", seconds=_COPY_S
@@ -122,7 +122,7 @@ class ContainerMachine:
         return None if found.code else found.output
 
     def settle(self, *folders: str) -> None:
-        """Kill all that runs there, and make folders anew."""
+        """Kill all processes, and recreate folders."""
         self._inside(_KILL)
         for folder in folders:
             done = self._inside(f"rm -rf '{folder}' && mkdir -p '{folder}'")
@@ -136,7 +136,7 @@ class ContainerMachine:
             ask_engine(self._engine, "rm", "--force", self._name, seconds=_COPY_S)
 
     def _inside(self, command: str) -> Ran:
-        """Run one of our own commands."""
+        """Run one of areal's own commands."""
         ran = self._client("exec", self._name, "bash", "-c", command, seconds=_SMALL_S)
         if ran.late:
             raise SandboxUnavailable("the container does not answer")
@@ -145,12 +145,12 @@ class ContainerMachine:
         return ran
 
     def _check_alive(self) -> None:
-        """Raise SandboxUnavailable if the container, and not a command in it, has failed."""
+        """Raise SandboxUnavailable if the container failed, rather than a command in it."""
         if ask_engine(self._engine, "inspect", "--format", "{{.State.Running}}", self._name) != "true":
             raise SandboxUnavailable("the container has ended")
 
     def _client(self, *arguments: str, seconds: float) -> Ran:
-        """Run the engine's client, and take the beginning of what it writes."""
+        """Run the engine's client, and return the beginning of its output."""
         began = time.monotonic()
         try:
             process = subprocess.Popen(
@@ -160,8 +160,8 @@ class ContainerMachine:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        except OSError as error:  # no processes, descriptors or memory
-            if error.errno == errno.E2BIG:  # only the command of a run gets so long
+        except OSError as error:  # no processes, descriptors or memory are left
+            if error.errno == errno.E2BIG:  # only the command of a run can be this long
                 return Ran(126, f"bash: {error.strerror}\n")
             raise SandboxUnavailable(f"cannot start {self._engine}: {error}") from error
         output = bytearray()

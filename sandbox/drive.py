@@ -1,6 +1,6 @@
-"""Jobs on processes: what to say to the guest, and how to take its results, whatever the backend.
+"""Runs jobs on processes: the messages to the guest, and the handling of its results, for any backend.
 
-Every result comes from a process that may be hostile. One that is not exactly what the protocol allows at
+Every result comes from a process that may be hostile. A message that does not exactly follow the protocol at
 that point ends the run.
 """
 
@@ -33,12 +33,12 @@ from .interface import (
 from .process import Backend, Ended, Process
 
 _MAX_TYPE_NAMES = 64
-"""Classes that an exception may have: more are not the guest's doing."""
+"""Maximum number of base classes of an exception; honest guests never send more."""
 
 
 @dataclass(slots=True)
 class _Run:
-    """What is known of a run so far; see Outcome."""
+    """The data of a run so far; see Outcome."""
 
     deadline: float
     values: list[Result] = field(default_factory=list)
@@ -49,10 +49,10 @@ class _Run:
 
 
 def run(backend: Backend, job: Job, limits: SandboxLimits) -> Outcome:
-    """Run a job in new processes of a backend; return when they are gone.
+    """Run a job in new processes of a backend; return when they have ended.
 
     Raises:
-        ValueError: the caller's part of the job is wrong (arguments that are no values, a broken check).
+        ValueError: the caller's part of the job is invalid (arguments that are not values, a broken check).
     """
     size = len(job.source.encode("utf-8", "surrogatepass"))
     if size > limits.source_bytes:
@@ -67,12 +67,13 @@ def run(backend: Backend, job: Job, limits: SandboxLimits) -> Outcome:
             case Check():
                 return _run_check(backend, program, job.mode, limits)
     except (SandboxUnavailable, OSError) as error:
-        # What the code does comes as a message; an OSError is of our own end: no descriptors, no processes.
+        # Errors of the code come as messages; an OSError is on this side: no descriptors or processes are
+        # left.
         return Outcome("infra_error", error=str(error))
 
 
 def _run_calls(backend: Backend, program: list[str], mode: Calls, limits: SandboxLimits) -> Outcome:
-    # Without a call there is no result that would tell that the source has been loaded.
+    # Without a call, no result would show that the source has been loaded.
     first = frames.pack("calls", program, not mode.calls)
     calls = [_pack_call(call) for call in mode.calls]
     sent = len(calls) if mode.ahead else min(1, len(calls))
@@ -129,7 +130,7 @@ def _run_check(backend: Backend, program: list[str], mode: Check, limits: Sandbo
 
 
 def _relay(run: _Run, checker: Process, candidate: Process) -> tuple[str, list[Any]]:
-    """Carry calls from the checker to the candidate; return the first message that is something else."""
+    """Carry calls from the checker to the candidate; return the first other message."""
     while True:
         kind, parts = _next(run, checker)
         if kind != "call":
@@ -151,7 +152,7 @@ def _relay(run: _Run, checker: Process, candidate: Process) -> tuple[str, list[A
 def _conversation(
     process: Process, limits: SandboxLimits, exchange: Callable[[_Run, Process], None]
 ) -> Outcome:
-    """Exchange messages with a process that is ready, end it, and return its outcome."""
+    """Exchange messages with a ready process, end it, and return its outcome."""
     start = time.monotonic()
     run = _Run(start + limits.wall_s)
     try:
@@ -175,7 +176,7 @@ def _conversation(
 
 @contextmanager
 def _ending(run: _Run) -> Iterator[None]:
-    """Turn the end of a process, and what it says against the protocol, into a status."""
+    """Convert the end of a process, and violations of the protocol, to a status."""
     try:
         yield
     except Ended as end:
@@ -193,13 +194,13 @@ def _failed(run: _Run) -> bool:
 
 
 def _doubt(run: _Run, strain: str) -> None:
-    """Hold the failure of a run for one that may be the host's, which was at a limit of its own."""
+    """Treat the failure of a run as one that the host, at one of its own limits, may have caused."""
     run.if_repeated = "runtime_error" if run.status == "ok" else run.status
     run.status, run.error = "infra_error", f"{strain} ({run.error or 'a call raised'})"
 
 
 def _load(run: _Run, process: Process) -> None:
-    """Wait until the source has been executed; raises Ended if it could not be."""
+    """Wait until the source has been executed; raises Ended if it failed."""
     kind, parts = _next(run, process)
     if kind == "failed":
         raise _failure(result("raised", parts))
@@ -208,7 +209,7 @@ def _load(run: _Run, process: Process) -> None:
 
 
 def _result(kind: str, parts: list[Any]) -> Result:
-    """Return what a message says; raises Ended if the source could not be executed."""
+    """Return the result in a message; raises Ended if the source could not be executed."""
     if kind == "failed":
         raise _failure(result("raised", parts))
     return result(kind, parts)
@@ -219,7 +220,7 @@ def _next(run: _Run, process: Process) -> tuple[str, list[Any]]:
 
 
 def result(kind: str, parts: list[Any]) -> Result:
-    """Return the result that a message of the guest describes; raises BadFrame if it describes none."""
+    """Return the result in a message of the guest; raises BadFrame if there is none."""
     match kind, parts:
         case "returned", [value]:
             return Returned(value)
@@ -233,7 +234,7 @@ def result(kind: str, parts: list[Any]) -> Result:
 
 
 def _printable(text: str, max_chars: int) -> str:
-    """Return text that can be shown anywhere: not long, and without lone surrogates, which a log refuses."""
+    """Return text that can be shown anywhere: shortened, and without lone surrogates, which a log rejects."""
     return text[-max_chars:].encode("utf-8", "replace").decode("utf-8")
 
 
@@ -262,7 +263,7 @@ def _pack_value(kind: str, value: Any) -> bytes:
 
 
 def _failure(raised: Result) -> Ended:
-    """Return how a run ends whose source raised."""
+    """Return the end of a run whose source raised."""
     assert isinstance(raised, Raised)
     status: Status = "runtime_error"
     if "MemoryError" in raised.type_names:

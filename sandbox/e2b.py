@@ -1,9 +1,9 @@
-"""A sandbox of virtual machines at E2B (https://e2b.dev), one per run, by the package e2b-code-interpreter.
+"""A sandbox of virtual machines at E2B (https://e2b.dev), one per run, with the package e2b-code-interpreter.
 
-The machine has no network, ends with the run, and would end by itself if this process could not end it.
-The SDK raises one and the same exception for a run that is too long, a request that is too slow and a
-machine that has gone; here the clock is our own, and whether the machine runs is asked. Only what happens on
-a machine that runs, over a connection that holds, is the fault of the code under test.
+The machine has no network, ends with the run, and would end by itself if this process could not end it. The
+SDK raises the same exception for a run that takes too long, a slow request and a lost machine. This module
+therefore uses its own clock, and asks whether the machine is running. Only events on a running machine, over
+a working connection, are the fault of the code under test.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _REQUEST_S = 30.0
 _START_S = 30.0
 _ASK_S = 10.0
 _LATE_S = 2.0
-"""Seconds beyond its limit that a request may take, before it is given up."""
+"""Seconds beyond its limit after which a request is abandoned."""
 _MAX_ARRIVED = 256
-"""Pieces of output, of some 32 KiB each, that wait to be received."""
+"""Maximum number of output chunks, of about 32 KiB each, that wait to be received."""
 _DEFAULT_SIZE = 16
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class E2BBackend:
 
 
 class _MachineLink:
-    """The standard streams of the tender (remote.Link) on a machine: the SDK's Sandbox, taken over."""
+    """The standard streams of the tender (remote.Link) on a machine; takes ownership of the SDK's Sandbox."""
 
     def __init__(self, machine: Any) -> None:
         self._machine = machine
@@ -113,11 +113,11 @@ class _MachineLink:
 
     @property
     def alive(self) -> bool:
-        """Say whether the machine has not been given back."""
+        """Return whether the machine is still in use."""
         return not self._closed
 
     def start(self) -> None:
-        """Run the tender; raises SandboxUnavailable if the machine does not run it."""
+        """Start the tender; raises SandboxUnavailable if the machine does not start it."""
         threading.Thread(target=self._listen, name="e2b-output", daemon=True).start()
         if not self._started.wait(_START_S):
             raise SandboxUnavailable(f"the machine has not started the sandbox within {_START_S:g} s")
@@ -125,18 +125,18 @@ class _MachineLink:
             raise SandboxUnavailable(self._broken)
 
     def _listen(self) -> None:
-        """Start the tender and pass on what it writes, on a thread: the SDK can only be waited for."""
+        """Run the tender and pass on its output, on a thread, because the SDK's call blocks."""
         command = f"exec python3 -I -c {shlex.quote(tender.LOADER)}"
         try:
             with _border("the machine does not start the sandbox"):
-                # Without a limit of the SDK's, which could not be distinguished from other failures.
+                # Without the SDK's time limit, which could not be distinguished from other failures.
                 self._handle = self._machine.commands.run(
                     command, background=True, stdin=True, timeout=0, retain_output=False
                 )
                 self._started.set()
                 for stdout, _, _ in self._handle:
                     if stdout:
-                        # Other than ASCII, it is not from the tender, and is refused when it is decoded.
+                        # Non-ASCII output is not from the tender, and decoding rejects it.
                         self._pass_on(stdout.encode("utf-8", "replace"))
         except SandboxUnavailable as error:
             self._broken = str(error)
@@ -145,7 +145,7 @@ class _MachineLink:
             self._pass_on(b"")
 
     def _pass_on(self, data: bytes) -> None:
-        """Give data to whoever receives, who may be slow; the rest waits at the machine."""
+        """Pass data to the receiver, which may be slow; further data wait at the machine."""
         while not self._closed:
             with contextlib.suppress(queue.Full):
                 return self._arrived.put(data, timeout=1.0)
@@ -155,12 +155,12 @@ class _MachineLink:
         _ask("the machine does not accept input", _REQUEST_S, self._send, data)
 
     def _send(self, data: bytes, request_timeout: float) -> None:
-        # If the tender has ended, what it said before is yet to be read.
+        # If the tender has ended, its earlier output must still be read.
         with contextlib.suppress(importlib.import_module("e2b.exceptions").NotFoundException):
             self._handle.send_stdin(data, request_timeout=request_timeout)
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """Return what the tender has written."""
+        """Return the output of the tender."""
         if self._ended:
             return b""
         try:
@@ -171,7 +171,7 @@ class _MachineLink:
         return data
 
     def state(self) -> LinkState:
-        """Say whether the connection holds and the machine runs; the code there may end both, being root."""
+        """Return the state of connection and machine; the code there may end both, because it is root."""
         if self._ended and self._broken:
             return "unclear"
         try:
@@ -181,7 +181,7 @@ class _MachineLink:
         return "well" if running else "unclear"
 
     def close(self) -> None:
-        """Give the machine back. One that cannot be reached ends by itself, at the time set at its start."""
+        """Release the machine. An unreachable machine ends by itself, at the time set at its start."""
         if self._closed:
             return
         self._closed = True
@@ -199,13 +199,12 @@ def _sdk() -> Any:
 
 
 def _ask(complaint: str, seconds: float, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Make a request by the SDK, and wait for the reply no longer than some seconds.
+    """Make a request with the SDK, and wait for the reply for a limited time.
 
-    The SDK gets the same limit; but its limit holds for each piece of a reply, and whoever replies
-    may send one after the other.
+    The SDK gets the same limit, but applies it to each piece of a reply, and a server may send many pieces.
 
     Raises:
-        SandboxUnavailable: it failed, or there was no reply in time; the request is then left to itself.
+        SandboxUnavailable: the request failed, or there was no reply in time; the request is then abandoned.
     """
     reply: Future[T] = Future()
 
@@ -216,7 +215,7 @@ def _ask(complaint: str, seconds: float, call: Callable[..., T], *args: Any, **k
         except SandboxUnavailable as error:
             reply.set_exception(error)
 
-    # Not a pool's: the interpreter waits for its threads at the end.
+    # Not a thread of a pool, because the interpreter waits for those at its end.
     try:
         threading.Thread(target=ask, name="e2b-request", daemon=True).start()
     except RuntimeError as error:
@@ -229,10 +228,10 @@ def _ask(complaint: str, seconds: float, call: Callable[..., T], *args: Any, **k
 
 @contextlib.contextmanager
 def _border(complaint: str) -> Iterator[None]:
-    """Call the SDK; whatever it raises becomes SandboxUnavailable.
+    """Convert all exceptions of the SDK in the context to SandboxUnavailable.
 
-    It raises exceptions of its own, lets by those of the libraries below it, which change from version to
-    version, and raises the class Exception itself.
+    The SDK raises its own exceptions, lets those of its libraries pass, which change between versions, and
+    also raises the class Exception itself.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""Messages as frames: four bytes of length, then one encoded list whose first element names its kind.
+"""Messages as frames: four bytes of length, then an encoded list whose first element names its kind.
 
-Used on both sides; nothing but the standard library.
+Both sides use this module, which only imports the standard library.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ HEADER = struct.Struct(">I")
 
 
 class BadFrame(ValueError):
-    """What arrived is not a message that the protocol allows here."""
+    """The received data are not a message that the protocol allows at this point."""
 
 
 def pack(kind: str, *parts: Any) -> bytes:
-    """Return one message as a frame; raises NotAValue if a part is not made of builtin types."""
+    """Return a message as a frame; raises NotAValue if a part does not consist of builtin types."""
     body = codec.encode([kind, *parts])
     return HEADER.pack(len(body)) + body
 
@@ -28,7 +28,7 @@ def unpack(body: bytes, decode: Callable[[bytes], Any] = codec.decode) -> tuple[
     """Return the kind and the parts of a message.
 
     Raises:
-        BadFrame: it is not a list that starts with a string, or cannot be decoded.
+        BadFrame: it is not a list that starts with a string, or it cannot be decoded.
     """
     try:
         message = decode(body)
@@ -40,7 +40,7 @@ def unpack(body: bytes, decode: Callable[[bytes], Any] = codec.decode) -> tuple[
 
 
 def read(stream: BinaryIO) -> tuple[str, list[Any]] | None:
-    """Return the next message of a blocking stream from a trusted writer; ``None`` at its end."""
+    """Return the next message of a blocking stream from a trusted writer; ``None`` at the end."""
     header = stream.read(HEADER.size)
     if len(header) < HEADER.size:
         return None

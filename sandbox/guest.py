@@ -1,8 +1,8 @@
-"""The part that runs inside: it loads the code under test, calls it, and sends back values.
+"""The part inside the sandbox: it loads the code under test, calls it, and sends back values.
 
-It shares its process with that code, which can rewrite any of it; nothing depends on its honesty. It
-speaks frames (frames.py): the first message names the mode, the rest follows the mode. Nothing but the
-standard library, because a backend may ship this file to a machine that has nothing else.
+It shares its process with that code, which can rewrite any part of it; nothing depends on its honesty. It
+uses frames (frames.py): the first message names the mode, and the mode determines the others. It only imports
+the standard library, because a backend may send this file to a machine without anything else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 from . import codec, frames, scope
 
-# Where the ends of its pipes lie in the process.
+# Descriptors of its pipes in the process.
 STDIN, STDOUT, STDERR, INCOMING, OUTGOING = range(5)
 PLACES = 5
 
@@ -35,24 +35,24 @@ BEFORE_FILENAME = "<prompt>"
 TEST_FILENAME = "<test>"
 _OWN_FILES = (__file__, codec.__file__, frames.__file__, scope.__file__)
 STACK_BYTES = 128 << 20
-"""Of the main thread: the kernel keeps as much free below it."""
+"""Stack of the main thread; the kernel keeps this amount of address space free for it."""
 MAX_MESSAGE = 2000
 MAX_TRACE = 4000
 MAX_REPR = 20_000
 MAX_ITEMS = 100_000
-"""Items of an iterator that a checker gets."""
+"""Maximum items of an iterator that a checker receives."""
 
 
 class CandidateError(Exception):
-    """In a checker: the code under test raised something that is no builtin exception, or gave no value."""
+    """In a checker: the code under test raised an exception that is not builtin, or returned no value."""
 
 
 _NOT_REBUILT = (Exception, StopIteration, StopAsyncIteration)
-"""The last two would end the checker's own loop, as in ``all(map(f, cases))``, and with it the check."""
+"""The last two would end the checker's own loop, as in ``all(map(f, cases))``, and the check with it."""
 
 
 class CallTimeout(BaseException):
-    """In a session: the call has used up its time. Not an ``Exception``, so that fewer handlers stop it."""
+    """In a session: the call exceeded its time limit. Not an ``Exception``, so fewer handlers stop it."""
 
 
 class Channel:
@@ -82,14 +82,14 @@ class Channel:
 
 
 def prepare() -> None:
-    """Give the interpreter what a program may count on: streams, ``exit`` and long integers as text."""
+    """Prepare the interpreter as programs expect it: streams, ``exit`` and long integers as text."""
     open_streams()
-    # By the module ``site``, which is not loaded here.
+    # The module ``site`` normally does this, but is not loaded here.
     for name in ("exit", "quit"):
         setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D (i.e. EOF)"))
-    # The limit guards servers; here the time of a run is limited.
+    # This limit protects servers; here the time of a run is limited.
     sys.set_int_max_str_digits(0)
-    # A recursion through what is written in C, such as functools.cache, takes the stack. It counts as memory.
+    # Recursion through C code, such as functools.cache, uses the stack, which counts as memory.
     stack, hard = resource.getrlimit(resource.RLIMIT_STACK)
     wanted = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
     if stack != resource.RLIM_INFINITY and stack < wanted:
@@ -97,7 +97,7 @@ def prepare() -> None:
 
 
 def open_streams() -> None:
-    """Make the interpreter's standard streams anew."""
+    """Recreate the interpreter's standard streams."""
     sys.stdin = os.fdopen(STDIN, encoding="utf-8", errors="replace")
     sys.stdout = os.fdopen(STDOUT, "w", encoding="utf-8", errors="replace")
     sys.stderr = os.fdopen(STDERR, "w", encoding="utf-8", errors="replace")
@@ -105,7 +105,7 @@ def open_streams() -> None:
 
 
 def serve(channel: Channel) -> NoReturn:
-    """Do what the first message asks, then end the process."""
+    """Perform the first message's request, then end the process."""
     try:
         code = converse(channel)
     except EOFError:
@@ -114,13 +114,13 @@ def serve(channel: Channel) -> NoReturn:
 
 
 def converse(channel: Channel) -> int:
-    """Do what the first message asks; return an exit code. Raises EOFError when the messages end."""
+    """Perform the first message's request; return an exit code. Raises EOFError when the messages end."""
     mode, parts = channel.receive()
     return MODES[mode](channel, *parts)
 
 
 def _serve_calls(channel: Channel, program: list[str], report: bool) -> int:
-    # Not ``__main__``: what a solution does when it is run as a program is not wanted here.
+    # Not ``__main__``, so that the part of a solution that only runs as a program does not run.
     module = _fresh_module("solution")
     try:
         _execute_program(program, module.__dict__)
@@ -131,7 +131,7 @@ def _serve_calls(channel: Channel, program: list[str], report: bool) -> int:
         channel.send("loaded")
     while True:
         _, (paths, args, kwargs) = channel.receive()
-        # A checker may go through what the code yields, as in ``assert list(f(3)) == [1, 2, 3]``.
+        # A checker may iterate over the results, as in ``assert list(f(3)) == [1, 2, 3]``.
         _send_result(channel, _call_for_check if report else _call, module.__dict__, paths, args, kwargs)
 
 
@@ -151,13 +151,13 @@ _ITERATED: tuple[type[Any], ...] = (abc.Iterator, abc.MappingView, range)
 
 
 class _Iterated(NamedTuple):
-    """What an iterator gave."""
+    """The items of an iterator."""
 
     items: list[Any]
 
 
 def _send_result(channel: Channel, action: Callable[..., Any], *args: Any) -> None:
-    """Send what ``action`` returns or raises."""
+    """Send the result or the exception of ``action``."""
     try:
         value = action(*args)
     except BaseException as error:  # noqa: BLE001 - the code under test may raise anything
@@ -184,7 +184,7 @@ def _resolve(names: dict[str, Any], path: str, otherwise: str) -> Callable[..., 
 
 
 def _instance(kind: type) -> Any:
-    """Return the one object of a class whose methods are called: what it keeps, later calls find."""
+    """Return the only instance of a class whose methods are called, which keeps its state between calls."""
     if kind not in _instances:
         _instances[kind] = kind()
     return _instances[kind]
@@ -195,7 +195,7 @@ def _serve_program(channel: Channel, program: list[str]) -> int:
     code = 0
     try:
         _execute_program(program, module.__dict__)
-        # What the interpreter does at its end: threads first, then the exit functions.
+        # The same order as at the interpreter's end: threads first, then the exit functions.
         if "threading" in sys.modules:
             sys.modules["threading"]._shutdown()
         atexit._run_exitfuncs()
@@ -212,7 +212,7 @@ def _serve_program(channel: Channel, program: list[str]) -> int:
         channel.send("raised", type_names, message, trace)
         code = 1
     _flush()
-    # As at the interpreter's end: a file that nobody closed writes now what it holds.
+    # As at the interpreter's end, files that were not closed are flushed now.
     module.__dict__.clear()
     _flush()
     return code & 0xFF
@@ -225,7 +225,8 @@ def _serve_check(channel: Channel, setup: str, statements: list[str], proxies: d
     except BaseException as error:  # noqa: BLE001 - reported as the caller's mistake
         channel.send("failed", *_describe(error))
         return 1
-    # Only now: the setup must not depend on the code under test, and it may hold a stub of its function.
+    # Only now, because the setup must not depend on the code under test, and may define a stub of its
+    # function.
     for name, function in proxies.items():
         module.__dict__[name] = _proxy(channel, function)
     channel.send("loaded")
@@ -235,7 +236,7 @@ def _serve_check(channel: Channel, setup: str, statements: list[str], proxies: d
 
 
 def _proxy(channel: Channel, function: str) -> Callable[..., Any]:
-    """Return a function that asks the other process, by value."""
+    """Return a function that calls the other process, by value."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         channel.send("call", function, args, kwargs)
@@ -253,7 +254,7 @@ def _proxy(channel: Channel, function: str) -> Callable[..., Any]:
 
 
 def _rebuilt(type_names: tuple[str, ...], message: str, _trace: str) -> Exception:
-    """Return the nearest builtin exception to one that was raised elsewhere."""
+    """Return the closest builtin exception to one that was raised elsewhere."""
     for kind in type_names:
         found = getattr(builtins, kind, None)
         if isinstance(found, type) and issubclass(found, Exception) and found not in _NOT_REBUILT:
@@ -287,7 +288,7 @@ def _execute_cell(code: str, names: dict[str, Any], seconds: float) -> str | Non
 
 @contextlib.contextmanager
 def _timer(seconds: float) -> Iterator[None]:
-    """Raise CallTimeout in the main thread after so many seconds; the host kills what ignores it."""
+    """Raise CallTimeout in the main thread after some seconds; the host kills code that ignores it."""
 
     def expire(_signal: int, _frame: object) -> None:
         raise CallTimeout(f"the call took more than {seconds:g} s")
@@ -301,7 +302,7 @@ def _timer(seconds: float) -> Iterator[None]:
 
 
 def _fresh_module(name: str = "__main__") -> types.ModuleType:
-    """Return an empty module that can be found by its name."""
+    """Return an empty module that can be imported by its name."""
     module = types.ModuleType(name)
     sys.modules[name] = module
     sys.argv = ["program.py"]
@@ -313,7 +314,7 @@ def _execute(source: str, names: dict[str, Any], filename: str = FILENAME) -> No
 
 
 def _execute_program(program: list[str], names: dict[str, Any]) -> None:
-    """Execute code under test, after what stands before it; see interface.Job."""
+    """Execute code under test, after the code before it; see interface.Job."""
     source, before, known = program
     code = _compile(source, FILENAME)
     if known == "contest":
@@ -336,11 +337,11 @@ def _describe(error: BaseException) -> tuple[tuple[str, ...], str, str]:
     except BaseException:  # noqa: BLE001 - an exception of the code under test may not be printable
         message = ""
     for name, source in _sources.items():
-        # So that the traceback shows its lines though it is in no file.
+        # Lets the traceback show source lines, although they are not in a file.
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     try:
         shown = traceback.TracebackException.from_exception(error)
-        # Our own frames say nothing about the code.
+        # Our own frames contain no information on the code.
         kept = [frame for frame in shown.stack if frame.filename not in _OWN_FILES]
         shown.stack = traceback.StackSummary.from_list(kept)
         trace = "".join(shown.format())
@@ -350,7 +351,7 @@ def _describe(error: BaseException) -> tuple[tuple[str, ...], str, str]:
 
 
 def _flush() -> None:
-    # What was printed before a program put another stream in its place counts, too.
+    # Output from before a program replaced a stream also counts.
     for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
         with contextlib.suppress(Exception):
             getattr(sys, name).flush()

@@ -1,7 +1,7 @@
-"""A small machine on which commands run one after the other, and files stay from one to the next.
+"""A small machine on which commands run one after the other, and files persist between them.
 
-A sandbox (interface.py) gives values of Python code. A machine is for tasks that are worked on with a shell:
-it gives what commands wrote and how they ended. What is on it may be the doing of the code that ran there.
+A sandbox (interface.py) returns values of Python code. A machine is for tasks with a shell, and returns the
+output and the exit codes of commands. The code that ran on it may have changed anything on it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class MachineLimits:
-    """What a machine may use.
+    """Limits of a machine.
 
     Attributes:
-        memory_mb: in MiB; on the local one, address space of each process.
-        storage_mb: of the files that it writes, in MiB.
-        processes: at once.
-        cpus: processors; the local machine has those of its host.
-        network: whether it reaches the network.
+        memory_mb: memory in MiB; for a local machine, address space of each process.
+        storage_mb: size of the files that it writes, in MiB.
+        processes: maximum number of concurrent processes.
+        cpus: number of processors; a local machine has those of its host.
+        network: whether it has access to the network.
     """
 
     memory_mb: int = 2048
@@ -33,13 +33,13 @@ class MachineLimits:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """How a command went.
+    """The result of a command.
 
     Attributes:
-        code: its exit code; minus a signal's number if one ended it.
-        output: what it wrote to standard output and standard error; the beginning, if it is too long.
-        late: whether it was ended since it took too long.
-        seconds: it took.
+        code: its exit code; the negative number of a signal that ended it.
+        output: its standard output and standard error; only the beginning, if it is too long.
+        late: whether it was ended because it took too long.
+        seconds: its duration.
     """
 
     code: int
@@ -49,13 +49,13 @@ class Ran:
 
 
 class MachineFull(Exception):
-    """A file cannot be written: what ran there has left no room, or something else in its place."""
+    """A file cannot be written, because code on the machine has left no room, or has blocked the path."""
 
 
 class Machine(Protocol):
-    """A machine that runs; its calls block, and are made one at a time.
+    """A running machine; its calls block, and are made one at a time.
 
-    All raise SandboxUnavailable where the machine has failed.
+    All calls raise SandboxUnavailable if the machine has failed.
     """
 
     def run(
@@ -65,37 +65,37 @@ class Machine(Protocol):
         folder: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Ran:
-        """Run a command by bash; one that cannot be started, as it is too long, ends with 126.
+        """Run a command with bash; a command that is too long to be started ends with code 126.
 
         Args:
-            command: what bash is given.
-            seconds: after which the command and its children are killed.
-            folder: where it runs; None: where the image says.
-            variables: of its environment.
+            command: the command for bash.
+            seconds: time limit, after which the command and its children are killed.
+            folder: its current folder; None: that of the image.
+            variables: its environment variables.
         """
         ...
 
     def put(self, source: Path, target: str) -> None:
-        """Copy a file, or what a folder holds into a folder of the machine; raises MachineFull."""
+        """Copy a file, or the content of a folder, to a path of the machine; raises MachineFull."""
         ...
 
     def read(self, path: str) -> str | None:
-        """Return the beginning of a file; None: there is none."""
+        """Return the beginning of a file; None: it does not exist."""
         ...
 
     def settle(self, *folders: str) -> None:
-        """Kill all that runs there, and make folders anew, empty; raises MachineFull."""
+        """Kill all processes, and recreate folders as empty ones; raises MachineFull."""
         ...
 
     def close(self) -> None:
-        """End the machine and all that is on it; a second call does nothing."""
+        """End the machine with everything on it; a second call does nothing."""
         ...
 
 
 def as_argument(command: str) -> str:
-    """Return a command as a process can be given it: JSON can have zero bytes and halves of characters."""
+    """Return a command that can be a process argument; JSON allows zero bytes and lone surrogates."""
     return command.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
 LONGEST = 1 << 20
-"""Bytes that are taken of an output or a file."""
+"""Maximum bytes of an output or a file that are read."""

@@ -1,4 +1,4 @@
-"""Which packages the interpreter of a sandbox has, beside the standard library."""
+"""The packages of a sandbox's interpreter besides the standard library."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def version():
 
 
 def missing_packages(sandbox: Any, names: Iterable[str]) -> list[str]:
-    """Return which packages code there cannot import; raises SandboxUnavailable if the sandbox failed."""
+    """Return the packages that code there cannot import; raises SandboxUnavailable if the sandbox failed."""
     (missing,) = _ask(sandbox, Call("missing", (sorted(names),)))
     return list(missing)
 

@@ -1,4 +1,4 @@
-"""A backend as a sandbox: its blocking calls on threads, so that it serves any event loop and any thread."""
+"""Makes a backend a sandbox: its blocking calls run on threads, so any event loop or thread can use it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_SESSION_CALLS = 64
 
 
 def processors() -> int:
-    """Return how many processors this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -31,9 +31,9 @@ class Pool:
     """A sandbox (interface.Sandbox) on a backend.
 
     Args:
-        backend: what starts the processes.
-        size: runs at once; the processors that this process may use, by default. Calls of sessions come
-            on top: they mostly wait.
+        backend: the backend that starts the processes.
+        size: number of concurrent runs; default: the number of processors that this process may use. Calls of
+            sessions are additional, because they mostly wait.
     """
 
     def __init__(self, backend: Backend, size: int | None = None) -> None:
@@ -47,11 +47,11 @@ class Pool:
     async def run(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
         """Run one job; see interface.Sandbox. Raises SandboxUnavailable when the sandbox is closed."""
         self._check_open()
-        # A waiter that is cancelled leaves it to end by its own limits.
+        # If a waiter is cancelled, the run ends by its own limits.
         return await _on(self._runs, self._run, job, limits)
 
     def run_blocking(self, job: Job, limits: SandboxLimits | None = None) -> Outcome:
-        """Run one job from a thread that has no event loop."""
+        """Run one job from a thread without an event loop."""
         self._check_open()
         return self._run(job, limits)
 
@@ -63,11 +63,11 @@ class Pool:
         return PoolSession(interpreter, self._calls)
 
     async def close(self) -> None:
-        """Wait for the running ones, then end every process; a second call does nothing."""
+        """Wait for the current runs, then end every process; a second call does nothing."""
         await asyncio.to_thread(self.close_blocking)
 
     def close_blocking(self) -> None:
-        """Do what ``close`` does, from a thread that has no event loop."""
+        """Do the same as ``close``, from a thread without an event loop."""
         self._closed = True
         self._runs.shutdown()
         self.backend.close()
@@ -112,6 +112,6 @@ async def _on(threads: ThreadPoolExecutor, function: Callable[P, T], *args: P.ar
     """Run a blocking function on a thread."""
     try:
         running = threads.submit(function, *args, **kwargs)
-    except RuntimeError as error:  # the pool has just been closed, or this host starts no more threads
+    except RuntimeError as error:  # the pool has just been closed, or this host cannot start more threads
         raise SandboxUnavailable(f"the sandbox does not accept further runs: {error}") from error
     return await asyncio.wrap_future(running)

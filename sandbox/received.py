@@ -1,4 +1,4 @@
-"""What has come from a process that may be hostile: frames of results, and output, each up to its limit."""
+"""Data from a process that may be hostile: frames of results, and output, each up to its limit."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from .process import CapturedOutput, Ended
 
 
 class Received:
-    """Cuts results into frames, keeps output, and counts both.
+    """Splits results into frames, stores output, and counts both.
 
     Args:
-        limits: of results, all together, and of each stream of output, in bytes.
-        cut_output: throw away output beyond the limit, rather than raise Ended.
+        limits: limits of all results together, and of each output stream, in bytes.
+        cut_output: discard output beyond the limit, instead of raising Ended.
     """
 
     def __init__(self, limits: SandboxLimits, cut_output: bool) -> None:
@@ -23,14 +23,14 @@ class Received:
         self._output = {"stdout": bytearray(), "stderr": bytearray()}
 
     def add_results(self, data: bytes) -> None:
-        """Take in a piece of the stream of frames; raises Ended if it has passed its limit."""
+        """Add data to the stream of frames; raises Ended if it exceeds its limit."""
         self._total += len(data)
         if self._total > self._limits.result_bytes:
             raise Ended("output_limit", f"more than {self._limits.result_bytes} bytes of results")
         self._pending += data
 
     def next_frame(self) -> bytes | None:
-        """Return the body of the next complete frame, or ``None``; raises Ended if it announces too much."""
+        """Return the body of the next complete frame, or ``None``; raises Ended if the frame is too large."""
         if len(self._pending) < HEADER.size:
             return None
         (length,) = HEADER.unpack_from(self._pending)
@@ -45,11 +45,11 @@ class Received:
 
     @property
     def partial(self) -> bool:
-        """Say whether the results stopped within a frame."""
+        """Return whether the results stopped within a frame."""
         return bool(self._pending)
 
     def add_output(self, stream: str, data: bytes) -> None:
-        """Take in a piece of ``stdout`` or ``stderr``; raises Ended if there is too much."""
+        """Add data of ``stdout`` or ``stderr``; raises Ended if there is too much."""
         kept = self._output[stream]
         kept += data
         if len(kept) > self._limits.output_bytes:

@@ -1,4 +1,4 @@
-"""A process behind a connection: in a container, or on another machine (process.Process)."""
+"""A process at the other end of a connection: in a container, or on another machine (process.Process)."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from .received import Received
 START_S = 60.0
 """Seconds until the process must be ready."""
 _OUTPUT_S = 1.0
-"""Seconds for taking in what has been written already."""
+"""Seconds for reading data that have already been written."""
 _STREAMS = {b"o": "stdout", b"e": "stderr"}
 
 
 LinkState = Literal["well", "unclear", "lost"]
-"""``lost``: it has failed for a reason that no code at the other end can bring about; ``unclear``: it has
-failed, or may have, and perhaps the code did it."""
+"""``lost``: it failed for a reason that no code at the other end can cause; ``unclear``: it failed, or may
+have failed, and the code may be the cause."""
 
 
 class Link(Protocol):
     """A connection to a tender (tender.py) that is being started."""
 
     def send(self, data: bytes) -> None:
-        """Send bytes to its standard input; raises SandboxUnavailable, also if they are not taken in time."""
+        """Send bytes to its standard input; raises SandboxUnavailable on failure, including a timeout."""
         ...
 
     def receive(self, timeout_s: float) -> bytes | None:
-        """Return what its standard output has: ``b""`` at its end, ``None`` if nothing came in time."""
+        """Return its standard output: ``b""`` at the end, ``None`` if nothing arrived in time."""
         ...
 
     def state(self) -> LinkState:
-        """Return how the connection, and the machine at its other end, are."""
+        """Return the state of the connection, and of the machine at its other end."""
         ...
 
     def close(self) -> None:
@@ -49,7 +49,7 @@ class Link(Protocol):
 
 
 class RemoteRun:
-    """A process at the other end of a link, which is taken over; the rest is as in process.Backend.open."""
+    """A process at the other end of a link, which it owns; arguments as in process.Backend.open."""
 
     def __init__(self, link: Link, limits: SandboxLimits, stdin: bytes, cut_output: bool) -> None:
         self._link = link
@@ -70,15 +70,15 @@ class RemoteRun:
             raise SandboxUnavailable(f"a run did not start ({kind})")
 
     def send(self, frame: bytes) -> None:
-        """Send a frame; if it cannot be sent, whoever waits for the result hears of it."""
+        """Send a frame; if this fails, waiting for the result reports it."""
         try:
             self._link.send(frame)
         except SandboxUnavailable as error:
-            # The code may have stopped what reads it, or its machine.
+            # The code may have stopped its reader, or its machine.
             self._unsent = Ended("crashed", str(error), doubtful=True)
 
     def receive(self, deadline: float) -> bytes:
-        """Return the body of the next frame; raise Ended if there will be none."""
+        """Return the body of the next frame; raises Ended if there will be none."""
         while (body := self._received.next_frame()) is None:
             if self._report is not None:
                 raise ending(*self._report, self._limits, self._received.partial)
@@ -95,19 +95,19 @@ class RemoteRun:
         return status >> 8
 
     def take_output(self) -> CapturedOutput:
-        """Return what has been written since the last call."""
-        # A process that never stops writing is not listened to for ever.
+        """Return the output since the last call."""
+        # Do not read forever from a process that never stops writing.
         end = time.monotonic() + _OUTPUT_S
         while time.monotonic() < end and (data := self._link.receive(0)):
             self._take(data)
         return self._received.take_output()
 
     def strained(self) -> str:
-        """Return an empty text: what its own machine or container has is not known."""
+        """Return an empty text, because the limits of its own machine or container are not known."""
         return ""
 
     def pause(self) -> None:
-        """Do nothing: what runs there takes the time of its own machine or container."""
+        """Do nothing, because it only uses time of its own machine or container."""
 
     def stop(self) -> CapturedOutput:
         """End the process and its machine or container."""
@@ -115,7 +115,7 @@ class RemoteRun:
         return self._received.take_output()
 
     def _pump(self, deadline: float) -> None:
-        """Wait for something to arrive; raise Ended at the deadline, or if nothing more can arrive."""
+        """Wait for data; raises Ended at the deadline, or if no more data can arrive."""
         if self._unsent is not None:
             raise self._lost() if self._link.state() == "lost" else self._unsent
         left = deadline - time.monotonic()
@@ -123,8 +123,8 @@ class RemoteRun:
         if data:
             self._take(data)
         elif (state := self._link.state()) != "well":
-            # Silence, and ends, are the code's fault only where the connection and the machine are well. But
-            # the code may have taken its machine down.
+            # Silence and ends are only the code's fault if the connection and the machine work. But the code
+            # may have ended its machine.
             lost = self._lost()
             raise lost if state == "lost" else Ended("crashed", lost.detail, doubtful=True)
         elif data is None:
@@ -136,7 +136,7 @@ class RemoteRun:
         return Ended("infra_error", "the connection to the sandbox was lost")
 
     def _take(self, data: bytes) -> None:
-        """Take in a piece of the stream of lines."""
+        """Add data to the stream of lines."""
         self._line += data
         # A line carries at most one chunk of the tender, in base64.
         if b"\n" not in data and len(self._line) > 4 * (1 << 16):
@@ -161,7 +161,7 @@ class RemoteRun:
 
 
 def _opening(limits: SandboxLimits, stdin: bytes) -> bytes:
-    """Return what the loader at the other end waits for."""
+    """Return the input that the loader at the other end expects."""
     folder = Path(tender.__file__).parent
     options = {
         "modules": [(name, (folder / f"{name}.py").read_text(encoding="utf-8")) for name in tender.MODULES],

@@ -1,8 +1,9 @@
 """Names that the judges of programming contests put in scope before a program runs.
 
-LiveCodeBench's runner imports all of many modules first, that of APPS some names of them: the stubs of their
-problems, and the programs that models write for them, count on it. Only what a program mentions is bound
-here, since to import all of it takes longer than most runs. It runs inside the sandbox, like guest.py.
+LiveCodeBench's runner first imports everything from many modules, and that of APPS some of their names. The
+stubs of their problems, and the programs that models write for them, rely on this. Only names that a program
+mentions are bound here, because importing everything takes longer than most runs. This module runs inside the
+sandbox, like guest.py.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from types import CodeType
 from typing import Any
 
 RECURSION_LIMIT = 50_000
-"""As in LiveCodeBench's runner."""
+"""The same as in LiveCodeBench's runner."""
 
 _STARS = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
     *("itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing"),
 )
-"""Imported with a star, in the order of LiveCodeBench's runner: of equal names the later one counts."""
+"""Modules of star imports, in the order of LiveCodeBench's runner; of equal names, the later one counts."""
 _MODULES = {name: name for name in (*_STARS, "time", "fractions")} | {"np": "numpy"}
-"""Bound themselves, after the rest; the last three are of APPS' runner."""
+"""Modules that are bound themselves, after the others; the last three are from APPS' runner."""
 _STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 _SLOW = {
     "random": (
@@ -37,16 +38,16 @@ _SLOW = {
         *("median_low", "mode", "multimode", "pstdev", "pvariance", "quantiles", "stdev", "variance"),
     ),
 }
-"""What the modules that are slow to import give to a star."""
+"""Names that a star import of the slow modules binds."""
 
 
 def bind_contest(code: CodeType, names: dict[str, Any]) -> None:
-    """Bind what a contest's program mentions in its namespace, and let it recurse as deep as it may there."""
+    """Bind names that a contest program mentions in its namespace, and allow its recursion depth."""
     sys.setrecursionlimit(RECURSION_LIMIT)
     mentioned = _mentioned(code)
     if "open" in mentioned:
         names["open"] = _open
-    # The builtins are imported near the end there: what has a name of theirs is hidden by them.
+    # The judges import the builtins near the end, which hides other objects with their names.
     wanted = mentioned - vars(builtins).keys()
     for module_name in _STARS:
         if wanted.isdisjoint(_SLOW.get(module_name, wanted)):
@@ -58,17 +59,17 @@ def bind_contest(code: CodeType, names: dict[str, Any]) -> None:
         try:
             names[name] = importlib.import_module(_MODULES[name])
         except ModuleNotFoundError:
-            # NumPy, where it has not been added: the program's own mention of it says so.
+            # NumPy, if it is not installed; the program's own use then raises the error.
             continue
 
 
 def _open(file: Any, *args: Any, **kwargs: Any) -> Any:
-    """Do what ``open`` does; a program's streams have their names, though the sandbox has no such files."""
+    """Work like ``open``; a program's streams also have file names, although there are no such files."""
     return open(_STREAMS.get(file, file) if isinstance(file, str) else file, *args, **kwargs)
 
 
 def _mentioned(code: CodeType) -> set[str]:
-    """Return the names that code mentions, other than local variables; attributes are among them."""
+    """Return the names that code mentions, other than local variables, including attributes."""
     found: set[str] = set()
     codes = [code]
     while codes:

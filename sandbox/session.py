@@ -83,7 +83,7 @@ class Interpreter:
     def _expire(self) -> None:
         with self._lock:
             if self._ended is None:
-                # Whether its processes are gone is for whoever closes the sandbox to find out.
+                # Closing the sandbox reports whether its processes are gone.
                 with contextlib.suppress(SandboxUnavailable):
                     self._end("timeout")
 
@@ -93,7 +93,7 @@ class Interpreter:
         return drive.run(self._backend, Job("", Calls(())), limits).status == "ok"
 
     def _end(self, status: Status, detail: str = "", seconds: float = 0.0) -> Outcome:
-        """Kill the process; this call returns its output, later ones say that it has ended."""
+        """Kill the process; this call returns its output, and later ones report that it has ended."""
         self._ended = Outcome(
             "no_result", error=f"the session has ended ({status}), and its variables are lost"
         )

@@ -44,7 +44,7 @@ def shared_sandbox(
             try:
                 pool = make(allow_weak=allow_weak, preload=wanted) if name == "local" else make()
                 if name == "local":
-                    # It starts with its first run otherwise, and this is the place to complain.
+                    # Otherwise it starts with its first run, but errors should be reported here.
                     _ = pool.backend.level
             except SandboxUnavailable as error:
                 raise UserError(

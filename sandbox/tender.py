@@ -1,11 +1,12 @@
-"""The part that runs on another machine or in a container: it starts the guest and carries its messages.
+"""The part on another machine or in a container: it starts the guest and carries its messages.
 
-There is one connection to there, with a standard input and a standard output. In comes, as it is, what the
-guest is sent. Out goes, in lines, a letter and the data in base64: ``f`` from the guest's pipe of frames,
-``o`` and ``e`` from its standard output and error, and at its end ``x`` with how it ended, as JSON.
+There is one connection, with a standard input and a standard output. The input is sent to the guest
+unchanged. The output consists of lines, each with a letter and the data in base64: ``f`` from the guest's
+pipe of frames, ``o`` and ``e`` from its standard output and error, and at its end ``x`` with how it ended, as
+JSON.
 
-It shares its user with the code under test, which may kill it or write lines of its own. Nothing depends on
-it: what comes out is taken apart at the other end as strictly as the guest's own messages.
+It runs as the same user as the code under test, which may kill it or write its own lines. Nothing depends on
+it: the other end parses the output as strictly as the guest's own messages.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def main(options: dict[str, Any]) -> NoReturn:
 
 
 def _die_with(parent: int) -> None:
-    """Let the kernel end this process when its parent ends, in whatever way: nobody else would."""
-    # Where there is no such call, the machine or the container ends with the tender.
+    """Let the kernel end this process when its parent ends, for any reason, because nothing else would."""
+    # If there is no such call, the machine or the container ends with the tender.
     with contextlib.suppress(ImportError, AttributeError):
         import ctypes
 
@@ -55,7 +56,7 @@ def _die_with(parent: int) -> None:
 
 def _be_guest(pipes: list[int], rations: dict[str, int]) -> NoReturn:
     try:
-        # Out of the way of the places first.
+        # First move it away from the places of the pipes.
         moved = [_move_up(descriptor) for descriptor in pipes]
         for place, descriptor in enumerate(moved):
             os.dup2(descriptor, place)
@@ -82,7 +83,7 @@ def _move_up(descriptor: int) -> int:
 
 
 class _Tender:
-    """Carries what comes and goes; ``pipes`` are our ends of the guest's, in the order of their places."""
+    """Carries input and output; ``pipes`` are our ends of the guest's, in the order of their places."""
 
     def __init__(self, child: int, pipes: list[int], stdin: bytes) -> None:
         self._child = child
@@ -105,7 +106,7 @@ class _Tender:
         self._poll.register(wake, select.POLLIN)
 
     def run(self) -> None:
-        """Carry until the child or the connection ends."""
+        """Carry data until the child or the connection ends."""
         while True:
             for descriptor, _ in self._poll.poll():
                 if descriptor == self._woken:
@@ -147,7 +148,7 @@ class _Tender:
     def _carry(self, descriptor: int) -> None:
         data = os.read(descriptor, _CHUNK)
         if self._letters[descriptor] == b"f":
-            # What the guest printed before its result is sent before it, too.
+            # Output that the guest printed before its result is also sent before it.
             self._carry_all(b"oe")
         if data:
             _say(self._letters[descriptor], data)
@@ -155,13 +156,13 @@ class _Tender:
             self._shut(descriptor)
 
     def _carry_all(self, letters: bytes) -> None:
-        """Carry what lies in the pipes of these letters."""
+        """Carry the data in the pipes of these letters."""
         for descriptor, letter in self._letters.items():
             try:
                 while letter in letters and descriptor in self._open:
                     self._carry(descriptor)
             except BlockingIOError:
-                # Its other end is open, and there is nothing more for now.
+                # Its other end is open, and there is no more data at present.
                 continue
 
     def _shut(self, descriptor: int) -> None:
@@ -170,7 +171,7 @@ class _Tender:
         os.close(descriptor)
 
     def _finish(self, status: int, cpu_s: float) -> None:
-        """Carry what the child has left behind, then say how it ended."""
+        """Carry the remaining data of the child, then report how it ended."""
         self._carry_all(b"oef")
         _say(b"x", json.dumps({"status": status, "cpu_s": cpu_s}).encode())
 
@@ -181,7 +182,7 @@ def _say(letter: bytes, data: bytes) -> None:
         line = line[os.write(1, line) :]
 
 
-# What a machine that has nothing but Python is given to run; it reads the rest from its input.
+# The program for a machine that only has Python; it reads the rest from its input.
 LOADER = """
 import json, os, sys, types
 def read(n):
@@ -204,4 +205,4 @@ for name, source in options["modules"]:
 sys.modules["areal_guest.tender"].main(options)
 """
 MODULES = ("codec", "frames", "scope", "guest", "tender")
-"""What LOADER is sent, in the order in which it is needed."""
+"""Files that are sent to LOADER, in the order in which it needs them."""

@@ -23,7 +23,7 @@ def local_sandbox(
         allow_weak: accept a weak sandbox, instead of refusing it.
         landlock: maximum version of Landlock to use, to test the sandbox of older kernels.
     """
-    # Late: the zygote imports this package too, and needs none of this.
+    # A late import, because the zygote also imports this package and does not need these modules.
     from ..pool import Pool, processors
     from .backend import LocalBackend
 

@@ -1,7 +1,8 @@
-"""Where the host's programs would look for more of themselves, in places that a machine does not have.
+"""Closes places outside a machine in which the host's programs would search for files.
 
-A link among them may lead to ``/opt``, as may the linker's cache and a ``.pth`` file of Python. Nothing is
-there, so they look further; but a command could put something there for the programs of the tests.
+Links of the host may lead to ``/opt``, as may the linker's cache and a ``.pth`` file of Python. In the
+machine these places are empty, so the search continues; but a command could create files there for the test
+programs.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ _NOTHING = "/nothing"
 
 
 def close(folders: str, kept: Collection[str]) -> None:
-    """Leave nothing to be found in such places; the mount namespace must be our own.
+    """Ensure that nothing can be found in such places; the mount namespace must be our own.
 
     Args:
-        folders: of programs, in the form of PATH.
-        kept: folders at the top which no command can fill.
+        folders: folders of programs, in the form of PATH.
+        kept: top-level folders in which no command can create files.
 
     Raises:
         OSError: a mount failed.
@@ -32,7 +33,7 @@ def close(folders: str, kept: Collection[str]) -> None:
     for path in sorted({*_links(folders), *_cached()}):
         if _top(path) in kept or os.path.isdir(path):
             continue
-        # What has a mount on it, and what leads there, can be neither moved nor made anew.
+        # A mount point, and the folders above it, can be neither moved nor recreated.
         for place in (*reversed(path.parents[:-1]), path):
             if place not in pinned:
                 place.mkdir(exist_ok=True)
@@ -52,7 +53,7 @@ def _top(path: Path) -> str:
 
 
 def _links(folders: str) -> Iterator[Path]:
-    """Yield to what links among programs lead, unless one of that name is found before."""
+    """Yield the targets of links among programs, unless a program of that name is found earlier."""
     found = set[str]()
     for folder in filter(os.path.isdir, folders.split(":")):
         for name in os.listdir(folder):
@@ -64,14 +65,14 @@ def _links(folders: str) -> Iterator[Path]:
 
 
 def _cached() -> Iterator[Path]:
-    """Yield the libraries that the linker's cache names, by texts between zero bytes."""
+    """Yield the libraries in the linker's cache, which are texts between zero bytes."""
     if os.path.exists(_CACHE):
         for name in re.findall(rb"(?<=\0)/[!-~]+\.so[!-~]*(?=\0)", Path(_CACHE).read_bytes()):
             yield Path(os.path.realpath(os.fsdecode(name)))
 
 
 def _path_files(kept: Collection[str]) -> Iterator[Path]:
-    """Yield the files by which Python's start adds folders that commands can fill to what it imports from."""
+    """Yield the ``.pth`` files that add folders writable by commands to Python's import path."""
     for pattern in _PACKAGES:
         for file in sorted(Path("/usr").glob(f"{pattern}/*-packages/*.pth")):
             readable = file.is_file() and os.access(file, os.R_OK)

@@ -1,4 +1,4 @@
-"""The local sandbox: zygotes on this machine, started when they are needed and replaced when they die."""
+"""The local sandbox's backend: zygotes on this machine, started when needed and replaced when they die."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class LocalBackend:
     """Starts processes of the local sandbox (process.Backend).
 
     Args:
-        workers: zygotes; each forks one run at a time, and any number may be running.
-        preload: modules to import in advance: their packages, and what these need, are all that runs see.
-        allow_weak: accept a level below the strong ones (see ``level``), rather than refuse.
-        landlock: the version of Landlock to use at most, to see what an older kernel gives.
-        host: counts what the host's own limits do to runs; this host's, by default.
+        workers: number of zygotes; each forks one run at a time, and any number of runs may be active.
+        preload: modules to import in advance; runs only see their packages and those that these require.
+        allow_weak: accept a weak level (see ``level``), instead of refusing it.
+        landlock: maximum version of Landlock to use, to simulate an older kernel.
+        host: counts the effects of the host's limits on runs; default: this host's counters.
     """
 
     def __init__(
@@ -51,24 +51,24 @@ class LocalBackend:
 
     @property
     def level(self) -> str:
-        """Return what this host gives.
+        """Return the level of isolation on this host.
 
-        ``"full"``: namespaces, Landlock, filter of system calls; ``"namespaces"``: without Landlock, still
-        strong; ``"confined"``: Landlock and the filter alone, weak: runs see the host's processes and
+        ``"full"``: namespaces, Landlock, and a filter of system calls; ``"namespaces"``: without Landlock,
+        still strong; ``"confined"``: only Landlock and the filter, weak: runs see the host's processes and
         share its counters.
 
         Raises:
-            SandboxUnavailable: not even the wanted minimum.
+            SandboxUnavailable: the host does not provide the required minimum.
         """
         return self._worker(0).level
 
     @property
     def landlock(self) -> int:
-        """Return the version of Landlock, 0 where there is none; raises SandboxUnavailable."""
+        """Return the version of Landlock, 0 if there is none; raises SandboxUnavailable."""
         return self._worker(0).landlock
 
     def workers(self) -> list[int]:
-        """Return the process numbers of the keepers that have been started and live."""
+        """Return the process numbers of the living keepers."""
         return [worker.pid for worker in self._workers if worker is not None and worker.alive]
 
     def open(
@@ -79,10 +79,10 @@ class LocalBackend:
         try:
             return worker.open(limits, first, stdin, cut_output, self._host)
         except (BrokenPipeError, ConnectionResetError) as error:
-            worker.kill()  # its zygote is gone, and its keeper does not see that: it is stopped
+            worker.kill()  # its zygote is gone, and its stopped keeper does not notice
             raise SandboxUnavailable(f"cannot start a run: {error}") from error
         except OSError as error:
-            # Ours to mend: no descriptors left, for example.
+            # An error on this side, for example no descriptors are left.
             raise SandboxUnavailable(f"cannot start a run: {error}") from error
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class LocalBackend:
         try:
             started = ZygoteHandle(self._profile)
         except SandboxUnavailable as error:
-            if self._was_strong:  # so this host can do it, and something has kept this one from it
+            if self._was_strong:  # so this host can do it, and an event has prevented it this time
                 raise
             strong = str(error)
         else:

@@ -1,4 +1,4 @@
-"""Whether the host did to a run what the run might have done to itself."""
+"""Determines whether the host, rather than the run itself, caused the end of a run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..interface import SandboxLimits
 
 
 class Evidence:
-    """What is known of the host since a run was asked for.
+    """Observations of the host since a run was requested.
 
-    In a process namespace of its own a run is the first process. The kernel lets no signal from inside kill
-    or stop that one, so a SIGKILL comes from the host: from its out-of-memory killer, from another process,
-    or from the kernel at the limit on processor time, and only this last one can the run bring about.
+    In its own process namespace, a run is the first process, which the kernel protects from SIGKILL and
+    SIGSTOP from inside. A SIGKILL therefore comes from the host: from its out-of-memory killer, from another
+    process, or from the kernel at the CPU time limit. Only the last one can be caused by the run.
 
     Args:
-        host: its counters.
-        limits: of the run.
-        isolated: whether it has a process namespace of its own.
+        host: counters of the host.
+        limits: limits of the run.
+        isolated: whether the run has its own process namespace.
     """
 
     def __init__(self, host: HostLimits, limits: SandboxLimits, isolated: bool) -> None:
@@ -33,14 +33,14 @@ class Evidence:
         self._since = time.monotonic()
 
     def killer(self) -> str:
-        """Say who has killed the run, if that cannot have been the run itself; else return an empty text."""
+        """Return who killed the run, if it cannot have been the run itself; otherwise an empty text."""
         if not self._isolated:
             return ""
         if self._host.read().oom_kills > self._before.oom_kills:
             allowed = f"{self._limits.memory_mb} MiB"
             return f"the kernel's out-of-memory killer: this host lacks the {allowed} that a run may take"
-        # The kernel counts processor time by ticks, at most one for each processor and thread. Until so many
-        # can have passed, the limit on it was not reached, whatever the run has done.
+        # The kernel counts CPU time in ticks, at most one for each processor and thread. Until this number of
+        # ticks is possible, the limit cannot have been reached, whatever the run has done.
         cores = min(os.cpu_count() or 1, self._limits.threads)
         _, ceiling = resource.getrlimit(resource.RLIMIT_CPU)
         limit = math.ceil(self._limits.processor_s)
@@ -50,7 +50,7 @@ class Evidence:
         return ""
 
     def strain(self) -> str:
-        """Say which limit of the host the run may have met, in place of its own; empty: none."""
+        """Return the limit of the host that the run may have met instead of its own; empty: none."""
         if self._host.read().threads_refused > self._before.threads_refused:
             return "this host refused a thread or process: its control group has reached pids.max"
         return ""

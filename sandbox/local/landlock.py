@@ -1,4 +1,4 @@
-"""Landlock: which files may be opened at all, whatever is mounted, and no network."""
+"""Landlock: restricts which files can be opened, regardless of mounts, and forbids the network."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from . import libc
 _VERSION_FLAG = 1
 _RULE_PATH_BENEATH = 1
 
-# The rights on files that each version of the interface knows, as one mask.
+# The file rights of each version of the interface, as one mask.
 _RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 _READ = 1 << 2 | 1 << 3  # read a file, list a folder
 _EXECUTE = 1 << 0
-_FILE_RIGHTS = 1 << 1 | 1 << 2  # write, read: what a rule on a device may give
+_FILE_RIGHTS = 1 << 1 | 1 << 2  # write, read: the rights of a rule on a device
 _REFER = 1 << 13
 _SPECIAL = 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11  # make devices, sockets, pipes
 _IOCTL = 1 << 15
@@ -25,12 +25,12 @@ _SCOPES = 3  # abstract sockets and signals stay inside, since version 6
 
 
 def version(max_version: int | None = None) -> int:
-    """Return the version of the kernel's interface, 0 where there is none.
+    """Return the version of the kernel's interface, 0 if there is none.
 
-    The list in /sys/kernel/security may be absent though the calls work: only asking tells.
+    The list in /sys/kernel/security may be absent although the calls work, so only a call can tell.
 
     Args:
-        max_version: the version of an older kernel, to be as good as that one.
+        max_version: maximum version, to simulate an older kernel.
     """
     try:
         found = libc.syscall("landlock_create_ruleset", None, 0, _VERSION_FLAG, step="landlock")
@@ -42,13 +42,13 @@ def version(max_version: int | None = None) -> int:
 
 
 def ruleset(abi: int, readable: Iterable[str], writable: Iterable[str], devices: Iterable[str]) -> int:
-    """Return a descriptor of a set of rules; it can be imposed any number of times.
+    """Return a descriptor of a rule set, which can be imposed any number of times.
 
     Args:
-        abi: what ``version`` returned, at least 1.
-        readable: folders and files that may be read.
-        writable: folders in which ordinary files and folders may be made, also in what is mounted below.
-        devices: device files that may be read and written.
+        abi: the result of ``version``, at least 1.
+        readable: folders and files that can be read.
+        writable: folders in which regular files and folders can be created, including mounts below them.
+        devices: device files that can be read and written.
     """
     handled = _RIGHTS[min(abi, 5)]
     attributes = struct.pack("<QQQ", handled, _NETWORK, _SCOPES)
@@ -65,7 +65,7 @@ def ruleset(abi: int, readable: Iterable[str], writable: Iterable[str], devices:
 
 
 def impose(ruleset: int) -> None:
-    """Confine this process, for good; it needs no_new_privs."""
+    """Confine this process permanently; requires no_new_privs."""
     libc.syscall("landlock_restrict_self", ruleset, 0, step="landlock restrict")
 
 

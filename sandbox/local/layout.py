@@ -1,4 +1,4 @@
-"""What the code under test can see of the host: its standard library, its shared libraries."""
+"""The parts of the host that code under test can see: its standard library and its shared libraries."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sysconfig
 SCRATCH = "/tmp"
 SCRATCH_PLACE = "/scratch"
 """Each run mounts its scratch folder below this one, and SCRATCH is a link to it. A rule of Landlock does not
-hold for what is mounted *on* its folder, but for all that is mounted below: so the rules are made once."""
+apply to a mount *on* its folder, but applies to all mounts below it, so the rules are created only once."""
 PACKAGES = "/packages"
 DEVICES = ("/dev/null", "/dev/urandom")
-"""Not /dev/zero, of which a mapping is memory that no limit holds (seccomp.py)."""
+"""Without /dev/zero, whose mappings are memory that no limit covers (seccomp.py)."""
 
 _SITE_FOLDERS = ("site-packages", "dist-packages")
 
@@ -20,10 +20,10 @@ def standard_library() -> list[str]:
     """Return the folders that hold the standard library.
 
     Raises:
-        OSError: the interpreter lives where the sandbox has its scratch folder.
+        OSError: the interpreter is in the place of the sandbox's scratch folder.
     """
     folders = sorted({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
-    # In a virtual environment the second one is a folder of the environment, which holds no modules.
+    # In a virtual environment, the second one is a folder of the environment without modules.
     found = [os.path.realpath(folder) for folder in folders if os.path.exists(f"{folder}/os.py")]
     if not found or any(folder.startswith(f"{SCRATCH}/") for folder in found):
         raise OSError(f"the sandbox requires an interpreter outside of {SCRATCH}, not in {folders}")
@@ -31,18 +31,18 @@ def standard_library() -> list[str]:
 
 
 def system_libraries() -> list[str]:
-    """Return the folders and files by which the linker finds shared libraries, and the time zones."""
+    """Return the folders and files with which the linker finds shared libraries, and the time zones."""
     triplet = sysconfig.get_config_var("MULTIARCH") or f"{os.uname().machine}-linux-gnu"
     candidates = (
         *(f"/usr/lib/{triplet}", f"/lib/{triplet}", "/usr/lib64", "/lib64"),
         *("/etc/ld.so.cache", "/usr/share/zoneinfo"),
     )
-    # On most hosts /lib and /lib64 are links into /usr: the links are made again (namespaces.py).
+    # On most hosts /lib and /lib64 are links to /usr; the links are recreated (namespaces.py).
     return [path for path in candidates if os.path.exists(path) and os.path.realpath(path) == path]
 
 
 def library_links() -> dict[str, str]:
-    """Return the links among the folders of libraries, with what they point to."""
+    """Return the links among the folders of libraries, with their targets."""
     return {path: os.readlink(path) for path in ("/lib", "/lib64") if os.path.islink(path)}
 
 

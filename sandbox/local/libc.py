@@ -1,4 +1,4 @@
-"""System calls that Python does not wrap, each raising OSError with the step that failed."""
+"""System calls without a Python wrapper; each raises OSError with the step that failed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _checked(result: int, step: str) -> int:
 
 
 def syscall(name: str, *args: int | ctypes.Array[ctypes.c_char] | None, step: str) -> int:
-    """Make a system call that both machines have; integers are passed as 64 bits, buffers by address."""
+    """Make a system call that both architectures have; integers are 64 bits, and buffers addresses."""
     words = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
     return _checked(_libc.syscall(ctypes.c_long(syscalls.required(name)), *words), step)
 
@@ -55,7 +55,7 @@ def buffer(data: bytes) -> ctypes.Array[ctypes.c_char]:
 
 
 def trim_heap() -> None:
-    """Give memory that is not in use back to the kernel, where the C library can."""
+    """Return unused memory to the kernel, if the C library supports it."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
 
@@ -80,7 +80,7 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
 
 
 def unmount(target: str) -> None:
-    """Detach a mount; it goes when nothing uses it any more."""
+    """Detach a mount, which disappears when nothing uses it any more."""
     _checked(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
 
 
@@ -89,11 +89,11 @@ def prctl(option: int, value: int) -> None:
     syscall("prctl", option, value, 0, 0, 0, step="prctl")
 
 
-# Made once: making them costs each run as much as the call.
+# Created once, because creating them takes each run as long as the call.
 _CAPABILITY_HEADER = buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0))
 _NO_CAPABILITIES = buffer(bytes(24))
 
 
 def drop_capabilities() -> None:
-    """Give up every capability that this process has."""
+    """Drop every capability of this process."""
     syscall("capset", _CAPABILITY_HEADER, _NO_CAPABILITIES, step="capset")

@@ -1,4 +1,4 @@
-"""What the process of one run gives up before it sees the code: in order, and for good."""
+"""The permanent restrictions of a run's process before it sees the code, in order."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _LIMIT = libc.buffer(bytes(16))
 
 
 class Host(NamedTuple):
-    """What the zygote knows and its runs need.
+    """The zygote's data that its runs need.
 
     Attributes:
-        namespaces: whether the zygote has namespaces of its own, and a run gets some as well.
-        landlock: the version of Landlock that is used, 0 where there is none.
-        rules: a descriptor of Landlock's rules; ``None`` where there is no Landlock.
+        namespaces: whether the zygote has its own namespaces, and runs get some as well.
+        landlock: the version of Landlock in use, 0 if there is none.
+        rules: a descriptor of Landlock's rules; ``None`` without Landlock.
         proc: a descriptor of /proc, for the maps of a run's user namespace.
         base_bytes: address space of the zygote.
-        filter: closes the filter of system calls that the zygote has; ``None`` if that has none, because each
-            run's must name its own process.
+        filter: closes the zygote's filter of system calls; ``None`` if the zygote has no filter, because each
+            run's filter must name its own process.
         ceilings: the zygote's own limits, which no run can exceed.
     """
 
@@ -48,7 +48,7 @@ class Host(NamedTuple):
 
 
 class Rations(NamedTuple):
-    """The limits that the kernel enforces, as they travel to the zygote; units as in SandboxLimits."""
+    """The limits that the kernel enforces, as sent to the zygote; units as in SandboxLimits."""
 
     cpu_s: float
     memory_mb: int
@@ -61,18 +61,18 @@ def confine(host: Host, rations: Rations) -> None:
     """Lock this process down.
 
     Raises:
-        OSError: a step failed; the process must end without having run the code.
+        OSError: a step failed; the process must end without running the code.
     """
-    # Or a signal to its process group would reach the zygote: a namespace of processes does not prevent that.
-    # (A session of its own would cost a group of the scheduler.)
+    # Otherwise a signal to its process group would reach the zygote, which a process namespace does not
+    # prevent. (A session of its own would cost a group of the scheduler.)
     os.setpgid(0, 0)
     if host.namespaces:
-        # Of its own users, because the kernel counts threads by user and namespace.
+        # With its own user, because the kernel counts threads by user and namespace.
         libc.unshare(libc.CLONE_NEWUSER | libc.CLONE_NEWNS)
         namespaces.write_maps(host.proc, "self", namespaces.INNER_ID, namespaces.INNER_ID)
         namespaces.mount_scratch(rations.scratch_mb)
     else:
-        # Without a process namespace that ends with the zygote.
+        # Without a process namespace, which would end with the zygote.
         kill_with_parent()
         os.chdir("/")
     _ration(host, rations)
@@ -89,7 +89,7 @@ def close_from(first: int) -> None:
 
 
 def close_from_but(first: int, kept: int) -> None:
-    """Close every descriptor from ``first`` on but one."""
+    """Close every descriptor from ``first`` on except one."""
     for low, high in ((first, kept - 1), (kept + 1, 0x7FFFFFFF)):
         if low <= high:
             libc.syscall("close_range", low, high, 0, step="close_range")
@@ -110,23 +110,23 @@ def _ration(host: Host, rations: Rations) -> None:
 
 
 def _limit(name: int, value: int, ceiling: int = sys.maxsize) -> None:
-    """Set a limit of this process, or of none if the value is negative."""
-    # At the soft limit of processor time comes SIGXCPU, which says why; SIGKILL, at the hard one, does not.
+    """Set a limit of this process; a negative value changes nothing."""
+    # The soft limit of CPU time sends SIGXCPU, which names the reason; SIGKILL at the hard limit does not.
     hard = min(value + 1, ceiling) if name == resource.RLIMIT_CPU else value
     _LIMIT.raw = struct.pack("=qq", value, hard)
-    # Not by resource.setrlimit: what a run has used already costs it less than what it has not.
+    # Not resource.setrlimit, because code that the zygote has already run costs a run less.
     libc.syscall("prlimit64", 0, name, _LIMIT if value >= 0 else None, None, step="limit")
 
 
 def rehearse() -> None:
-    """Go through some steps of ``confine`` without effect (zygote.py says why)."""
+    """Run some steps of ``confine`` without effect (zygote.py explains why)."""
     for name in _RATIONED:
         _limit(name, -1)
     close_from(0x7FFFFFF0)
 
 
 def ration_zygote() -> dict[int, int]:
-    """Set the limits that all runs have alike, which they inherit; return the ceilings of the others."""
+    """Set the limits that are equal for all runs, which inherit them; return the ceilings of the others."""
     for name, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),

@@ -1,4 +1,4 @@
-"""A machine on this host: namespaces, a root of its own, no network (machine_init.py has the inside)."""
+"""A machine on this host: namespaces, its own root, no network (machine_init.py is its inside)."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from .machine_init import CHUNK, LENGTH, PATH
 _COMMAND = main_of("areal.sandbox.local.machine_init")
 _START_S = 60.0
 _ANSWER_S = 60.0
-"""Seconds beyond a command's own in which the machine must answer."""
+"""Seconds beyond the limit of a command in which the machine must answer."""
 _VARIABLES = {
     **{"HOME": "/root", "LANG": "C.UTF-8", "USER": "root", "TMPDIR": "/tmp", "TERM": "dumb"},
     "PATH": PATH,
 }
 FOLDER = "/app"
-"""Where commands run, unless it is said."""
+"""Default folder of commands."""
 
 
 class LocalMachine:
-    """A machine of this host's own programs (machine.Machine), which are read-only there.
+    """A machine with this host's own programs (machine.Machine), which are read-only in it.
 
     Args:
-        limits: what it may use.
+        limits: limits of its resources.
 
     Raises:
-        SandboxUnavailable: this host gives none, or it was to have a network.
+        SandboxUnavailable: this host does not support it, or a network was requested.
     """
 
     def __init__(self, limits: MachineLimits | None = None) -> None:
@@ -80,7 +80,7 @@ class LocalMachine:
         folder: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Ran:
-        """Run a command by bash; see machine.Machine."""
+        """Run a command with bash; see machine.Machine."""
         found = self._ask(
             seconds,
             do="run",
@@ -94,7 +94,7 @@ class LocalMachine:
         return Ran(found["code"], output, found["late"], found["seconds"])
 
     def put(self, source: Path, target: str) -> None:
-        """Copy a file, or what a folder holds; see machine.Machine."""
+        """Copy a file, or the content of a folder; see machine.Machine."""
         for path in [source] if source.is_file() else sorted(source.rglob("*")):
             if path.is_file():
                 data = base64.b64encode(path.read_bytes()).decode("ascii")
@@ -107,11 +107,11 @@ class LocalMachine:
         return None if data is None else base64.b64decode(data).decode("utf-8", "replace")
 
     def settle(self, *folders: str) -> None:
-        """Kill all that runs there, and make folders anew."""
+        """Kill all processes, and recreate folders."""
         self._ask(0, do="settle", folders=folders)
 
     def close(self) -> None:
-        """End the machine: the kernel ends all that is on it with its first process."""
+        """End the machine; the kernel ends all its processes with the first one."""
         self._control.close()
         try:
             self._process.wait(_START_S)

@@ -1,10 +1,11 @@
-"""The first process of a local machine (machine.py): it runs commands, and takes and gives files.
+"""The first process of a local machine (machine.py): it runs commands, and receives and returns files.
 
-It sees a root of its own: the host's ``/usr`` and some of ``/etc``, read-only, and memory for all else.
-Programs, libraries and settings are on mounts, which nothing there can write, move or remove; else a command
-could leave another bash, or ``/etc/ld.so.preload``, to the tests. It has namespaces of users, processes,
-mounts, network, IPC and names, no capability, and a filter of system calls. It talks to its host by messages,
-each a length and JSON; when the host is gone, so is the socket, and all ends.
+It sees its own root: the host's ``/usr`` and parts of ``/etc``, read-only, and memory for everything else.
+Programs, libraries and settings are on mounts, which nothing in the machine can write, move or remove;
+otherwise a command could leave another bash, or ``/etc/ld.so.preload``, for the tests. The process has
+namespaces of users, processes, mounts, network, IPC and names, no capability, and a filter of system calls.
+It communicates with its host by messages, each a length and JSON. When the host is gone, so is the socket,
+and everything ends.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ LENGTH = struct.Struct(">Q")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _HOST, _EMPTY = "/host", "/empty"
 _VISIBLE = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-"""Folders of programs and libraries; on most hosts all but the first are links into it."""
+"""Folders of programs and libraries; on most hosts all except the first are links into it."""
 _SETTINGS = (
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime"),
     *("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/mime.types", "/etc/services", "/etc/protocols"),
@@ -44,7 +45,7 @@ _AS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random", "/dev/full")
 _FOLDERS = ("/app", "/root", "/tmp", "/var/tmp", "/home", "/opt", "/workspace", "/data", "/dev/shm")
 _OWN = {"/tests": 64, "/solution": 64, "/logs": 64}
-"""Folders that nothing else can fill, and their sizes in MiB."""
+"""Folders in which nothing else can create files, and their sizes in MiB."""
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
 _ACCOUNTS = "root:x:{0}:{0}:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 _GROUPS = "root:x:{0}:\nnogroup:x:65534:\n"
@@ -52,7 +53,7 @@ _HOSTS = "127.0.0.1 localhost machine\n::1 localhost\n"
 
 
 def main() -> NoReturn:
-    """Be the machine; the one argument is the options as JSON (machine.py)."""
+    """Run the machine; the only argument is the options as JSON (machine.py)."""
     options = json.loads(sys.argv[1])
     control = socket.socket(fileno=options["control"])
     os.environ.clear()
@@ -61,7 +62,7 @@ def main() -> NoReturn:
     except OSError as error:
         _send(control, {"error": str(error)})
         os._exit(1)
-    # What lies from now on where this process found its modules is the work of commands.
+    # From now on, commands control the places where this process found its modules.
     sys.meta_path.clear()
     kill_with_parent()
     first = os.fork()
@@ -70,7 +71,7 @@ def main() -> NoReturn:
         os.waitpid(first, 0)
         os._exit(0)
     kill_with_parent()
-    # The first process of a namespace ignores signals from inside, but for those that it handles.
+    # The first process of a namespace ignores signals from inside, except those that it handles.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     _Machine(control, options).serve()
 
@@ -84,7 +85,7 @@ def _isolate(options: dict[str, Any]) -> None:
         namespaces.enter_user_namespace(proc, os.geteuid(), os.getegid(), namespaces.PRIVATE)
         _build_root(options["storage_mb"], namespaces.INNER_ID)
     else:
-        # As for runs: root builds first, while it may.
+        # As for runs: root builds first, while it has permission.
         libc.unshare(namespaces.PRIVATE)
         _build_root(options["storage_mb"], outer)
         os.setgroups([])
@@ -94,7 +95,7 @@ def _isolate(options: dict[str, Any]) -> None:
 
 
 def _build_root(size_mb: int, owner: int) -> None:
-    """Make the machine's files; what is not bound from the host is memory, and the owner's."""
+    """Create the machine's files; everything that is not bound from the host is memory of the owner."""
     socket.sethostname("machine")
     _start_loopback()
     libc.mount("", "/", "", libc.MS_REC | libc.MS_PRIVATE)
@@ -107,7 +108,7 @@ def _build_root(size_mb: int, owner: int) -> None:
     os.chdir("/")
     os.mkdir(_EMPTY)
     for path in _VISIBLE:
-        # A link could be replaced, and what is not there be made; a folder with a mount on it cannot.
+        # A link could be replaced, and a missing path created; a folder with a mount on it cannot be changed.
         namespaces.bind(_HOST + resolved[path] if path in resolved else _EMPTY, path)
     os.rmdir(_EMPTY)
     for path in _SETTINGS:
@@ -140,14 +141,14 @@ def _build_root(size_mb: int, owner: int) -> None:
 
 
 def _start_loopback() -> None:
-    """Switch on the only network that there is, from the machine to itself."""
+    """Start the only network, from the machine to itself."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         up_and_running = struct.pack("16sH14s", b"lo", 0x41, b"")
         fcntl.ioctl(any_socket, 0x8914, up_and_running)  # SIOCSIFFLAGS
 
 
 class _Machine:
-    """The first process: it has no other thread, and does one thing at a time."""
+    """The first process; it has no other thread, and does one thing at a time."""
 
     def __init__(self, control: socket.socket, options: dict[str, Any]) -> None:
         self._control = control
@@ -165,8 +166,8 @@ class _Machine:
         }
 
     def serve(self) -> NoReturn:
-        """Do what the messages ask."""
-        self._control.set_inheritable(False)  # a command that had it could answer for this process
+        """Process the messages."""
+        self._control.set_inheritable(False)  # a command that inherited it could answer for this process
         lockdown.close_from_but(3, self._control.fileno())
         libc.drop_capabilities()
         libc.prctl(libc.PR_SET_DUMPABLE, 0)
@@ -186,13 +187,13 @@ class _Machine:
     def run(
         self, command: str, seconds: float, folder: str, variables: dict[str, str], longest: int
     ) -> dict[str, Any]:
-        """Run a command by bash until it ends or is late; what it leaves running then stands still."""
+        """Run a command with bash until it ends or exceeds its limit; then stop its remaining processes."""
         _signal_all(signal.SIGCONT)
         began = time.monotonic()
         read, write = os.pipe()
         try:
             child = os.fork()
-        except OSError as error:  # as many processes as there may be stand still here
+        except OSError as error:  # the maximum number of processes exists here, stopped
             os.close(read)
             os.close(write)
             text = base64.b64encode(f"bash: fork: {error.strerror}\n".encode()).decode("ascii")
@@ -224,7 +225,7 @@ class _Machine:
             os.setsid()
             os.dup2(write, 1)
             os.dup2(write, 2)
-            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these
                 signal.signal(number, signal.SIG_DFL)
             os.chdir(folder)
             for name, value in self._limits.items():
@@ -236,7 +237,7 @@ class _Machine:
             os._exit(126)
 
     def _take(self, read: int, process: int, deadline: float, longest: int) -> tuple[bytes, bool]:
-        """Return what a command writes, and whether it is late."""
+        """Return the output of a command, and whether it exceeded its time limit."""
         os.set_blocking(read, False)
         output = bytearray()
         poll = select.poll()
@@ -257,7 +258,7 @@ class _Machine:
                 return bytes(output), True
 
     def _drain(self, read: int, output: bytearray, longest: int) -> bool:
-        """Read what is there, and keep the beginning; return whether more may come."""
+        """Read the available output, and keep the beginning; return whether more may come."""
         for _ in range(16):
             try:
                 data = os.read(read, CHUNK)
@@ -282,9 +283,9 @@ class _Machine:
         return {}
 
     def read(self, path: str, longest: int) -> dict[str, Any]:
-        """Return the beginning of an ordinary file."""
+        """Return the beginning of a regular file."""
         try:
-            # A pipe would keep us waiting.
+            # Opening a pipe would block.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno in _NO_FILE:
@@ -298,8 +299,8 @@ class _Machine:
         return {"data": None if data is None else base64.b64encode(data).decode("ascii")}
 
     def settle(self, folders: list[str]) -> dict[str, Any]:
-        """Kill all other processes, and make folders anew, empty."""
-        for _ in range(100):  # one that is just being forked may be missed
+        """Kill all other processes, and recreate folders as empty ones."""
+        for _ in range(100):  # a process that is just being forked may be missed
             try:
                 os.kill(-1, signal.SIGKILL)
             except ProcessLookupError:
@@ -316,9 +317,9 @@ class _Machine:
 
 
 def _empty(folder: str) -> None:
-    """Remove what a folder holds, however deep, long-named or closed it is.
+    """Remove the content of a folder, however deep, long-named or unreadable it is.
 
-    Folders within it are moved up to be emptied in their turn: no path gets long, and no descriptor waits.
+    Its subfolders are moved up and emptied in turn, so that no path becomes long, and no descriptor is kept.
     """
     top = os.open(folder, _AS_FOLDER)
     try:
@@ -332,7 +333,7 @@ def _empty(folder: str) -> None:
                 try:
                     for below in os.listdir(inner):
                         if stat.S_ISDIR(os.lstat(below, dir_fd=inner).st_mode):
-                            os.chmod(below, 0o700, dir_fd=inner)  # or it could not be moved
+                            os.chmod(below, 0o700, dir_fd=inner)  # otherwise it could not be moved
                             os.rename(below, os.urandom(16).hex(), src_dir_fd=inner, dst_dir_fd=top)
                         else:
                             os.unlink(below, dir_fd=inner)
@@ -355,7 +356,7 @@ def _send(control: socket.socket, message: dict[str, Any]) -> None:
 
 
 def _receive(control: socket.socket) -> dict[str, Any] | None:
-    """Return the next message; None: the host has gone."""
+    """Return the next message; None: the host is gone."""
     head = _exactly(control, LENGTH.size)
     if head is None:
         return None

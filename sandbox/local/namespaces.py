@@ -1,4 +1,4 @@
-"""A private view of the machine: its own users, processes and network, and a root with little in it."""
+"""A private view of the machine: its own users, processes and network, and a root with few files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from . import layout, libc
 
 INNER_ID = 1000
-"""The user and group number that code sees inside; outside it is a number that owns nothing."""
+"""The user and group number inside; outside it maps to a number that owns nothing."""
 
 PRIVATE = libc.CLONE_NEWNS | libc.CLONE_NEWNET | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS | libc.CLONE_NEWCGROUP
 _HOST = "/host"
@@ -18,35 +18,35 @@ _SCRATCH_MOUNT = f"{layout.SCRATCH_PLACE}/tmp"
 _PRIVATE_MOUNT = libc.MS_NOSUID | libc.MS_NODEV
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
-"""How mountinfo writes spaces and the like."""
-# What statvfs reports of a mount, and the flag that keeps it: an unprivileged remount may drop none.
+"""Escapes of spaces and similar characters in mountinfo."""
+# The flags of a mount that statvfs reports, with those that keep them: an unprivileged remount may drop none.
 _KEPT_FLAGS = {8: libc.MS_NOEXEC, 1024: 1024, 2048: 2048, 4096: 1 << 21}
 
 
 def enter_user_namespace(proc: int, outer_uid: int, outer_gid: int, flags: int) -> None:
     """Enter new user and process namespaces, and those in ``flags``.
 
-    This process keeps its process namespace: its next child is the first process of the new one.
+    This process keeps its process namespace; its next child is the first process of the new one.
 
     Args:
         proc: a descriptor of /proc.
-        outer_uid: the user outside for whom INNER_ID stands.
+        outer_uid: the user outside to whom INNER_ID maps.
         outer_gid: likewise the group.
-        flags: further namespaces, as CLONE_NEW… flags.
+        flags: additional namespaces, as CLONE_NEW… flags.
 
     Raises:
         OSError: the kernel refuses.
     """
     entered_read, entered_write = os.pipe()
     process = os.getpid()
-    # Only a process outside may map a user other than its own, so a helper stays behind for that.
+    # Only a process outside may map a user other than its own, so a helper remains there for that.
     helper = os.fork()
     if helper == 0:
         code = 1
         with contextlib.suppress(OSError):
             os.close(entered_write)
             if os.read(entered_read, 1):
-                # Or a plain user may map no group; namespaces below this one inherit it.
+                # Otherwise a plain user may map no group; namespaces below this one inherit this.
                 write(proc, f"{process}/setgroups", "deny")
                 write_maps(proc, str(process), outer_uid, outer_gid)
                 code = 0
@@ -63,13 +63,13 @@ def enter_user_namespace(proc: int, outer_uid: int, outer_gid: int, flags: int) 
 
 
 def write_maps(proc: int, process: str, outer_uid: int, outer_gid: int) -> None:
-    """Map INNER_ID of a process's user namespace to a user and group of the namespace around it."""
+    """Map INNER_ID of a process's user namespace to a user and group of the outer namespace."""
     write(proc, f"{process}/uid_map", f"{INNER_ID} {outer_uid} 1")
     write(proc, f"{process}/gid_map", f"{INNER_ID} {outer_gid} 1")
 
 
 def write(proc: int, path: str, text: str) -> None:
-    """Write a file of /proc, of which ``proc`` is a descriptor."""
+    """Write a file in /proc, of which ``proc`` is a descriptor."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc)
     try:
         os.write(descriptor, text.encode())
@@ -82,7 +82,7 @@ def build_root(readable: Iterable[str], libraries: Iterable[str], packages: Iter
 
     Args:
         readable: folders and files that appear under their own names.
-        libraries: those of them whose installed packages are hidden.
+        libraries: those among them whose installed packages are hidden.
         packages: folders that appear in layout.PACKAGES.
 
     Raises:
@@ -115,9 +115,9 @@ def build_root(readable: Iterable[str], libraries: Iterable[str], packages: Iter
 
 
 def bind(source: str, target: str) -> None:
-    """Show a folder or a file of the host, read-only, as is all that the host has mounted in it.
+    """Bind a folder or a file of the host read-only, including all mounts below it.
 
-    The host's files, /proc among them, must still be at _HOST.
+    The host's files, including /proc, must still be at _HOST.
     """
     make_target(source, target)
     libc.mount(source, target, "", libc.MS_BIND | libc.MS_REC)
@@ -136,7 +136,7 @@ def seal(place: str) -> None:
 
 
 def make_target(source: str, target: str) -> None:
-    """Make what a mount needs to sit on."""
+    """Create the target of a mount."""
     if os.path.isdir(source):
         os.makedirs(target, exist_ok=True)
     else:
@@ -145,7 +145,7 @@ def make_target(source: str, target: str) -> None:
 
 
 def mount_scratch(size_mb: int) -> None:
-    """Mount a writable folder of our own, limited in bytes and in files, and go there."""
+    """Mount our own writable folder, limited in bytes and in files, and change to it."""
     options = f"size={size_mb}m,nr_inodes=4096,mode=700"
     libc.mount("tmpfs", _SCRATCH_MOUNT, "tmpfs", _PRIVATE_MOUNT | libc.MS_NOEXEC, options)
     os.chdir(_SCRATCH_MOUNT)

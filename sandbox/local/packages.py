@@ -1,4 +1,4 @@
-"""Installed packages that the runs of a sandbox may see: those that were named, and what they need."""
+"""The installed packages that runs of a sandbox can see: the requested ones, and their dependencies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = re.compile(r"[\w.-]+")
 
 
 def package_paths(modules: Sequence[str]) -> tuple[str, ...]:
-    """Return the folders and files of packages, by their import names, and of all that they need.
+    """Return the folders and files of packages, given by their import names, and of their dependencies.
 
     Raises:
         SandboxUnavailable: one is not installed.
@@ -27,7 +27,7 @@ def package_paths(modules: Sequence[str]) -> tuple[str, ...]:
 
 
 def _with_needs(modules: Sequence[str]) -> list[str]:
-    """Return modules and those of the distributions that theirs require, as far as they are installed."""
+    """Return modules and those of the distributions that they require, if they are installed."""
     if not modules:
         return []
     providers = importlib.metadata.packages_distributions()

@@ -1,4 +1,4 @@
-"""The host's end of one run: its pipes, its clock, its end."""
+"""The host's end of a run: its pipes, its clock, its end."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from ..received import Received
 from .evidence import Evidence
 
 GRACE_S = 10.0
-"""Seconds for our own part: locking a run down, and hearing that a killed one is gone."""
+"""Seconds for our own part: locking a run down, and the report that a killed one has ended."""
 _CHUNK = 1 << 16
 _LOOK_S = 1.0
-"""Seconds at most between two looks at the clock; if they are many more, this process was held up itself."""
+"""Maximum seconds between two readings of the clock; if there are more, this process was delayed."""
 _QUEUE_S = 1.0
-"""Seconds for which a run may well wait for a processor on a host in order; limits may be as short."""
+"""Seconds for which a run may wait for a processor on a healthy host; limits may be as short."""
 _PIPE_CHUNKS = 2
-"""Reads that take all that a pipe can hold at one moment."""
+"""Number of reads that empty a full pipe."""
 
 
 class LocalRun:
     """One process of the local sandbox; see process.Process.
 
     Args:
-        control: the socket to the zygote, for this run alone.
-        pipes: our ends of the run's stdin, stdout, stderr, incoming and outgoing pipes; taken over.
-        stdin: what the program may read.
-        limits: of which output, results and processor time matter here.
-        cut_output: throw away output beyond the limit, rather than raise Ended.
-        abandon: ends the zygote, if it does not end this run when it is asked to.
-        evidence: of what the host does to the run.
+        control: the socket to the zygote, for this run only.
+        pipes: our ends of the run's stdin, stdout, stderr, incoming and outgoing pipes, with ownership.
+        stdin: input of the program.
+        limits: limits, of which output, results and CPU time are used here.
+        cut_output: discard output beyond the limit, instead of raising Ended.
+        abandon: ends the zygote if it does not end this run on request.
+        evidence: observations of the host's effects on the run.
     """
 
     def __init__(
@@ -75,17 +75,17 @@ class LocalRun:
         self._write(self._stdin)
 
     def await_ready(self) -> None:
-        """Wait until the run is locked down; raises SandboxUnavailable if it could not be."""
+        """Wait until the run is locked down; raises SandboxUnavailable if that fails."""
         try:
             kind, parts = unpack(self.receive(time.monotonic() + GRACE_S))
         except Ended as end:
             raise SandboxUnavailable(f"a run did not start ({end})") from None
-        # The code has not been sent yet, so this message is our own.
+        # The code has not been sent yet, so this message can be trusted.
         if kind != "ready":
             raise SandboxUnavailable(f"cannot lock down a run: {parts[0]}")
 
     def send(self, frame: bytes) -> None:
-        """Queue a frame, or write it at once if it fits into the pipe."""
+        """Queue a frame, or write it immediately if it fits into the pipe."""
         if self._paused:
             self._tell(b"c")
             self._paused = False
@@ -95,7 +95,7 @@ class LocalRun:
             self._write(self._incoming)
 
     def receive(self, deadline: float) -> bytes:
-        """Return the body of the next frame; raise Ended if there will be none."""
+        """Return the body of the next frame; raises Ended if there will be none."""
         while (body := self._received.next_frame()) is None:
             if self._report is not None:
                 raise self._end()
@@ -112,7 +112,7 @@ class LocalRun:
         return os.WEXITSTATUS(status)
 
     def take_output(self) -> CapturedOutput:
-        """Return what has been written since the last call."""
+        """Return the output since the last call."""
         for descriptor in self._streams:
             self._drain(descriptor, _PIPE_CHUNKS)
         return self._received.take_output()
@@ -123,11 +123,11 @@ class LocalRun:
         self._paused = True
 
     def stop(self) -> CapturedOutput:
-        """Kill the run; return when the zygote says that all of it is gone."""
+        """Kill the run; return when the zygote reports that all of it has ended."""
         if self._control.fileno() < 0:
             return CapturedOutput()
         deadline = time.monotonic() + GRACE_S
-        # The outcome has been decided: what comes now is thrown away if it is too much.
+        # The outcome has been decided, so excessive output is discarded.
         self._received.cut_output = True
         self._shut(self._outgoing)
         try:
@@ -145,11 +145,11 @@ class LocalRun:
             self._control.close()
 
     def strained(self) -> str:
-        """Say which limit of the host the run may have met, in place of its own."""
+        """Return the limit of the host that the run may have met instead of its own; empty: none."""
         return self._evidence.strain() or (self._held_up() if self._timed_out else "")
 
     def _held_up(self) -> str:
-        """Say what kept a run from its time: another process that stopped it, or all others of the host."""
+        """Return what delayed the run: a process that stopped it, or the load of the host."""
         report = self._report or {}
         if report.get("stopped"):
             return "another process of this host has stopped the run"
@@ -159,12 +159,12 @@ class LocalRun:
         return ""
 
     def _tell(self, order: bytes) -> None:
-        """Tell the zygote to stop, continue or kill the run; if it cannot hear, it has reported the end."""
+        """Tell the zygote to stop, continue or kill the run; if this fails, it has reported the end."""
         with contextlib.suppress(OSError):
             self._control.send(order)
 
     def _pump(self, deadline: float) -> None:
-        """Wait for something to happen and deal with it; raise Ended at the deadline.
+        """Wait for an event and handle it; raises Ended at the deadline.
 
         Time in which this process itself was stopped does not count.
         """
@@ -173,7 +173,7 @@ class LocalRun:
         if left <= 0 and self._late:
             self._timed_out = True
             raise Ended("timeout", "no result within the time limit")
-        # Once more after the deadline: what has come in time may not have been read in time.
+        # Once more after the deadline, because data that arrived in time may not have been read yet.
         self._late = left <= 0
         wait_s = min(max(left, 0.0), _LOOK_S)
         ready = self._poll.poll(wait_s * 1000)
@@ -188,11 +188,11 @@ class LocalRun:
                 self._read(descriptor)
 
     def _take_report(self) -> None:
-        """Take in how the run ended, and everything that it had written by then."""
+        """Process the report on the run's end, and all output until then."""
         try:
             message = self._control.recv(4096)
         except ConnectionResetError:
-            # The run ended while we were asking for it, and the report lies behind this error.
+            # The run ended while we requested it, and the report follows this error.
             message = self._control.recv(4096)
         self._poll.unregister(self._control)
         report: dict[str, Any] = json.loads(message) if message else {"error": "the zygote ended"}
@@ -219,7 +219,7 @@ class LocalRun:
             self._poll.unregister(descriptor)
 
     def _drain(self, descriptor: int, max_chunks: int = sys.maxsize) -> None:
-        """Read until nothing is left, which never comes while a writer lives that is as fast as we are."""
+        """Read until nothing is left, which may never happen while a fast writer lives."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(max_chunks):
                 if descriptor not in self._open:
@@ -243,7 +243,7 @@ class LocalRun:
             os.close(descriptor)
 
     def _end(self) -> Ended:
-        """Return why a process that has ended gave no result."""
+        """Return why an ended process gave no result."""
         assert self._report is not None
         status, cpu_s = int(self._report["status"]), self._report["cpu_s"]
         return ending(status, cpu_s, self._limits, self._received.partial, self._evidence.killer())

@@ -1,8 +1,9 @@
-"""Which system calls the code under test may make: a filter written here, instruction by instruction.
+"""The system calls that code under test may make: a filter that is written here, instruction by instruction.
 
-Allowed: what a Python program needs to compute, to use threads and to use its own small folder. Refused
-with EPERM: the rest, so that a program which tries (to fork, to open a socket) gets an exception. Killed:
-what no such program ever calls, and every call through a foreign table of numbers.
+Allowed are calls that a Python program needs to compute, to use threads and to use its own small folder.
+Others are refused with EPERM, so that a program that tries them (to fork, to open a socket) gets an
+exception. Calls that no such program ever makes, and every call through a foreign table of numbers, kill the
+process.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ KILL = 0x80000000
 _ERRNO = 0x00050000
 REFUSE = _ERRNO | 1  # EPERM
 ABSENT = _ERRNO | 38  # ENOSYS: the C library then uses the older call
-IGNORE = _ERRNO  # success, though nothing is done
+IGNORE = _ERRNO  # success, without an effect
 
 # Instructions of the classic Berkeley Packet Filter.
 _LOAD = 0x20
@@ -32,21 +33,22 @@ _JUMP_AT_LEAST = 0x35
 _JUMP_ANY_BIT = 0x45
 _RETURN = 0x06
 
-# Offsets in struct seccomp_data; both machines are little-endian, so an argument's low half comes first.
+# Offsets in struct seccomp_data; both architectures are little-endian, so the low half of an argument comes
+# first.
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 
-# The flags with which the C libraries start a thread: glibc, musl. With fewer it would have its own table of
-# descriptors, and a table each for the pipes and sockets that it opens.
+# The flags with which the C libraries (glibc, musl) start a thread. With fewer, a thread would have its own
+# table of descriptors, and each table could hold further pipes and sockets.
 _THREADS = (0x003D0F00, 0x007D0F00)
 _AF_UNIX = 1
 _STREAMS = (0x1, 0x801, 0x80001, 0x80801)  # SOCK_STREAM, with SOCK_NONBLOCK, SOCK_CLOEXEC, both
-_CLOSE_KINDS = (0, 4)  # CLOSE_RANGE_CLOEXEC; CLOSE_RANGE_UNSHARE gives a table of descriptors of one's own
-# TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: what opening a file or a pipe asks.
+_CLOSE_KINDS = (0, 4)  # CLOSE_RANGE_CLOEXEC; CLOSE_RANGE_UNSHARE gives a separate table of descriptors
+# TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: calls of opening a file or a pipe.
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _PRCTLS = (15, 16)  # PR_SET_NAME, PR_GET_NAME
-# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ. Not F_SETPIPE_SZ: the kernel's
-# memory for pipes is shared between all of a user's processes. Nor locks: any number of them, and whoever can
-# open the same file of the standard library sees them.
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GETPIPE_SZ. Not F_SETPIPE_SZ, because the
+# kernel's memory for pipes is shared by all of a user's processes. Nor locks, because their number is
+# unlimited, and any process that can open the same file of the standard library sees them.
 _FCNTLS = (0, 1, 2, 3, 4, 1030, 1032)
 _MAP_SHARED, _MAP_ANONYMOUS, _MAP_HUGETLB = 0x1, 0x20, 0x40000
 _RLIMIT_CPU = 0
@@ -65,9 +67,9 @@ def program(
     """Return the whole filter as (code, jump if true, jump if false, constant).
 
     Args:
-        machine: ``"x86_64"`` or ``"aarch64"``; this one by default.
-        own_pid: where there is no process namespace, the only process that may be signalled.
-        building: allow as well what it takes to start a run; ``closing`` then takes that away.
+        machine: ``"x86_64"`` or ``"aarch64"``; default: this machine.
+        own_pid: without a process namespace, the only process that may be signalled.
+        building: also allow the calls that start a run; ``closing`` then forbids them.
     """
     groups = (syscalls.FILES, syscalls.MEMORY, syscalls.THREADS, syscalls.IDENTITY, syscalls.WAITING)
     rules = {name: [_verdict(ALLOW)] for group in groups for name in group}
@@ -81,8 +83,8 @@ def program(
 def closing(machine: str | None = None) -> list[Instruction]:
     """Return a short filter that turns the one for building into the whole one.
 
-    Installing a filter costs the more the longer it is. So the zygote installs the long one, which its runs
-    inherit, and each run only this.
+    The cost of installing a filter grows with its length. The zygote therefore installs the long one, which
+    its runs inherit, and each run only installs this one.
     """
     decided = _by_arguments(None)
     others = {name: [_verdict(KILL if name in syscalls.ATTACKS else REFUSE)] for name in syscalls.STARTING}
@@ -92,10 +94,11 @@ def closing(machine: str | None = None) -> list[Instruction]:
 
 
 def shell_program(machine: str | None = None) -> list[Instruction]:
-    """Return the filter of a machine (machine_init.py), where any program may run.
+    """Return the filter of a machine (machine_init.py), in which any program may run.
 
-    Refused is what no capability guards and what reaches beyond the machine: new namespaces, other processes'
-    memory, sockets to a hypervisor, interfaces of the kernel that are seldom used and often attacked.
+    It refuses calls that no capability protects and that reach beyond the machine: new namespaces, other
+    processes' memory, sockets to a hypervisor, and interfaces of the kernel that are rarely used and often
+    attacked.
     """
     refuse = [_verdict(REFUSE)]
     rules = dict.fromkeys(syscalls.ATTACKS, refuse)
@@ -103,13 +106,13 @@ def shell_program(machine: str | None = None) -> list[Instruction]:
     # Its flags are in memory; the C library then uses the older call.
     rules["clone3"] = [_verdict(ABSENT)]
     rules["socket"] = _one_of(0, _FAMILIES)
-    # Of this process alone: the first one must keep its limits.
+    # Only for this process, because the first process must keep its limits.
     rules["prlimit64"] = _one_of(0, (0,))
     return _assemble(machine or platform.machine(), rules, ALLOW)
 
 
 def _assemble(machine: str, rules: dict[str, list[Instruction]], default: int) -> list[Instruction]:
-    """Return a filter that decides by name; ``default`` is the verdict on the rest."""
+    """Return a filter that decides by name; ``default`` applies to all other calls."""
     start = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_JUMP_EQUAL, 1, 0, _ARCHITECTURES[machine]),
@@ -126,7 +129,7 @@ def _assemble(machine: str, rules: dict[str, list[Instruction]], default: int) -
 def _ranges(
     decisions: dict[int, list[Instruction]], default: list[Instruction]
 ) -> list[tuple[int, list[Instruction]]]:
-    """Return where each run of numbers with the same decision starts."""
+    """Return the start of each range of numbers with the same decision."""
     found = [(0, decisions.get(0, default))]
     for number in range(1, max(decisions) + 2):
         body = decisions.get(number, default)
@@ -136,7 +139,7 @@ def _ranges(
 
 
 def _search(ranges: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
-    """Return a binary search: the kernel walks the filter for every number when it is installed."""
+    """Return a binary search, because the kernel evaluates the filter for every number at installation."""
     if len(ranges) == 1:
         return ranges[0][1]
     middle = len(ranges) // 2
@@ -145,19 +148,19 @@ def _search(ranges: list[tuple[int, list[Instruction]]]) -> list[Instruction]:
 
 
 def _by_arguments(own_pid: int | None) -> dict[str, list[Instruction]]:
-    """Return the decisions on calls whose arguments matter."""
+    """Return the decisions on calls that depend on arguments."""
     rules = {
-        # A thread shares everything with its process; whatever is no thread is a fork.
+        # A thread shares everything with its process; anything else is a fork.
         "clone": _one_of(0, _THREADS),
-        # Its flags are in memory, where a filter cannot look.
+        # Its flags are in memory, which a filter cannot read.
         "clone3": [_verdict(ABSENT)],
-        # One connected pair only: a datagram goes to whoever has a name. A message could carry descriptors.
+        # Only a connected pair: a datagram can go to any named socket, and a message could carry descriptors.
         "socketpair": [*_load_low(0), (_JUMP_EQUAL, 1, 0, _AF_UNIX), _verdict(REFUSE), *_one_of(1, _STREAMS)],
         "sendto": _if_null(4),
         "ioctl": _one_of(1, _IOCTLS),
         "prctl": _one_of(0, _PRCTLS),
-        # The kernel kills at the limit on processor time, as the host does: code that could lower it could
-        # choose to look like a run that the host has killed.
+        # The kernel kills at the limit of CPU time, as the host does. If code could lower the limit, it could
+        # make itself look like a run that the host has killed.
         "prlimit64": [
             *(*_load_low(0), (_JUMP_EQUAL, 1, 0, 0), _verdict(REFUSE)),
             *(*_load_low(1), (_JUMP_EQUAL, 1, 0, _RLIMIT_CPU), _verdict(ALLOW)),
@@ -179,7 +182,7 @@ def _by_arguments(own_pid: int | None) -> dict[str, list[Instruction]]:
 def _one_of(argument: int, values: Iterable[int]) -> list[Instruction]:
     """Allow the call if the low half of an argument is one of ``values``.
 
-    The kernel itself takes these arguments as 32-bit integers, so the high half decides nothing.
+    The kernel itself treats these arguments as 32-bit integers, so the high half has no effect.
     """
     body = _load_low(argument)
     for value in values:
@@ -210,12 +213,12 @@ _MAPPING = [
     _verdict(ALLOW),
     _verdict(REFUSE),
 ]
-"""Shared memory of no file keeps all its pages when all but one have been unmapped, so no limit on addresses
-holds it; huge pages are the machine's own."""
+"""Shared memory without a file keeps all its pages when all except one are unmapped, so no limit of the
+address space covers it; huge pages belong to the machine."""
 
 
 class Filter:
-    """A filter, from ``program`` or ``closing``, in the form that the kernel reads."""
+    """A filter from ``program`` or ``closing``, in the kernel's form."""
 
     def __init__(self, instructions: list[Instruction]) -> None:
         code = b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions)
@@ -224,5 +227,5 @@ class Filter:
         self._header = ctypes.create_string_buffer(header, len(header))
 
     def install(self) -> None:
-        """Put this process, for good, under the filter; it needs no_new_privs."""
+        """Apply the filter to this process permanently; requires no_new_privs."""
         libc.syscall("seccomp", _SET_MODE_FILTER, 0, self._header, step="seccomp filter")

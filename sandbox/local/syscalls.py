@@ -1,7 +1,7 @@
 """The numbers of the system calls that the sandbox names: (x86-64, 64-bit ARM).
 
-From the kernel's own tables (asm/unistd_64.h, asm-generic/unistd.h). ARM has no number where a newer call
-had replaced an old one before the port existed.
+They come from the kernel's own tables (asm/unistd_64.h, asm-generic/unistd.h). ARM has no number if a newer
+call replaced an old one before the port existed.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ STARTING = (
     "unshare", "setns", "mount", "clone", "pidfd_open", "prctl", "capset", "landlock_restrict_self",
     "seccomp", "setpgid",
 )
-"""What the zygote and a run that is being locked down need, and the code under test must not have."""
+"""Calls that the zygote and a run under lockdown need, and that code under test must not have."""
 # fmt: on
 
 NUMBERS = ChainMap(FILES, MEMORY, THREADS, IDENTITY, WAITING, BY_ARGUMENTS, ATTACKS, BUILDING)
@@ -103,7 +103,7 @@ MACHINES = ("x86_64", "aarch64")
 
 
 def number(name: str, machine: str | None = None) -> int | None:
-    """Return the number of a system call on a machine (this one by default); ``None`` where it has none.
+    """Return the number of a system call on a machine (default: this one); ``None`` if it has none.
 
     Raises:
         OSError: the machine is neither of the two.
@@ -116,7 +116,7 @@ def number(name: str, machine: str | None = None) -> int | None:
 
 @functools.cache
 def required(name: str) -> int:
-    """Return the number of a system call that exists on both machines."""
+    """Return the number of a system call that exists on both architectures."""
     found = number(name)
     if found is None:
         raise OSError(f"{platform.machine()} has no system call {name}")

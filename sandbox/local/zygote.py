@@ -1,13 +1,13 @@
 """A locked-down Python that forks one process per run.
 
-Three processes stand in a line. The *keeper* is what the host starts: it builds the private view of the
-machine, and it ends, and everything with it, when the host process does. The *zygote*, its child, is the
-first process of a process namespace; it has imported what most programs import, and it waits. Each *run*
-is a fork of it, first process of a namespace of its own: when it is killed, the kernel kills all that it
-started, and it can be waited for only when they are gone.
+There are three processes in a chain. The host starts the *keeper*, which builds the private view of the
+machine; it ends, and everything with it, when the host process ends. The *zygote*, its child, is the first
+process of a process namespace; it has imported what most programs import, and waits. Each *run* is a fork of
+it and the first process of its own namespace. When a run is killed, the kernel kills all processes that it
+started, and it can only be waited for when they are gone.
 
-The zygote never reads a job: it hands the ends of the pipes to the run, which reads the job once it is
-locked down.
+The zygote never reads a job: it passes the ends of the pipes to the run, which reads the job after its
+lockdown.
 """
 
 from __future__ import annotations
@@ -32,33 +32,33 @@ from areal.sandbox import frames, guest
 
 from . import landlock, layout, libc, lockdown, namespaces, seccomp
 
-# Imported once, so that few runs have to; a run could import them anyway. Left out is what costs every fork
-# more than it saves the runs that want it: large libraries (hashlib, decimal), and what acts in each child of
-# a fork (random, threading).
+# Imported once, so that few runs have to import them; a run could import them anyway. Modules are left out if
+# they cost every fork more than they save the runs that need them: large libraries (hashlib, decimal), and
+# those that act in each child of a fork (random, threading).
 PRELOAD = (
     *("abc", "ast", "bisect", "collections.abc", "contextlib", "copy", "datetime", "enum", "functools"),
     *("heapq", "io", "itertools", "json", "math", "operator", "os", "re", "string", "struct", "sys", "time"),
     *("traceback", "types", "typing"),
 )
 _REHEARSALS = 20
-"""Often enough for the interpreter to have specialised the bytecode (it does so at the eighth execution)."""
+"""Enough repetitions for the interpreter to specialise the bytecode (it does so at the eighth execution)."""
 _READY = frames.pack("ready")
 _ORDERS = {b"s": signal.SIGSTOP, b"c": signal.SIGCONT}
-"""What may be done to a run besides ending it."""
+"""Operations on a run besides ending it."""
 _BASE_UID = 0x70000000
-"""Where this process is root: the run's user outside, plus a process number. It owns nothing."""
+"""If this process is root: the run's user outside, plus a process number. It owns nothing."""
 _FALLBACK_UID, _FALLBACK_COUNT = 61184, 4096
-"""In a container that knows only 16 bits of users."""
+"""The same in a container that only knows 16 bits of users."""
 
 _ENVIRONMENT = {
     **{"HOME": layout.SCRATCH, "TMPDIR": layout.SCRATCH, "PATH": "/nonexistent", "LANG": "C.UTF-8"},
-    # A preloaded NumPy must not start threads: they would not survive the fork.
+    # A preloaded NumPy must not start threads, because they would not survive the fork.
     **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
 }
 
 
 class _Run(NamedTuple):
-    """A forked run: its process, a descriptor of it, and the socket to whoever waits for it."""
+    """A forked run: its process, a descriptor of it, and the socket to its waiter."""
 
     pid: int
     process: int
@@ -66,11 +66,11 @@ class _Run(NamedTuple):
 
 
 def main() -> NoReturn:
-    """Be the keeper; the one argument is the options as JSON (zygote_handle.py)."""
+    """Run the keeper; the only argument is the options as JSON (zygote_handle.py)."""
     options = json.loads(sys.argv[1])
     control = socket.socket(fileno=_move_up(options["control"]))
     host_process = _move_up(options["host"])
-    # The places of a run's pipes are taken from the start, so that no other descriptor lands there.
+    # The places of a run's pipes are reserved from the start, so that no other descriptor gets them.
     null = os.open(os.devnull, os.O_RDWR)
     for place in (guest.STDIN, guest.STDOUT, guest.INCOMING, guest.OUTGOING):
         os.dup2(null, place)
@@ -81,7 +81,8 @@ def main() -> NoReturn:
     except OSError as error:
         control.send(json.dumps({"error": error.strerror or str(error)}).encode())
         os._exit(1)
-    # Not before: to become another user ends it. Who has stopped this process has stopped its watch, too.
+    # Not earlier, because a change of user ends it. A process that stopped this one has also stopped its
+    # watch.
     kill_with_parent()
     keeper = os.pidfd_open(os.getpid())
     zygote = os.fork()
@@ -93,29 +94,29 @@ def main() -> NoReturn:
 
 
 def _keep(zygote: int, host_process: int) -> NoReturn:
-    """Wait until the zygote or the host process ends; the other one's end follows."""
+    """Wait until the zygote or the host process ends; the other one then ends, too."""
     poll = select.poll()
     for descriptor in (host_process, os.pidfd_open(zygote)):
         poll.register(descriptor, select.POLLIN)
     poll.poll()
     with contextlib.suppress(ProcessLookupError):
         os.kill(zygote, signal.SIGKILL)
-    # It can be waited for only when all its runs are gone.
+    # It can only be waited for when all its runs are gone.
     os.waitpid(zygote, 0)
     os._exit(0)
 
 
 def _move_up(descriptor: int) -> int:
-    """Move a descriptor out of the way of the places of a run."""
+    """Move a descriptor away from the places of a run's pipes."""
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 16)
     os.close(descriptor)
     return moved
 
 
 def _isolate(options: dict[str, Any]) -> lockdown.Host:
-    """Build the private view of the machine; raises OSError if a step fails that the wanted level needs."""
+    """Build the private view of the machine; raises OSError if a step that the level requires fails."""
     proc = _move_up(os.open("/proc", os.O_PATH | os.O_DIRECTORY))
-    # The kernel ends this process and its runs, before all others, when memory runs out.
+    # The kernel ends this process and its runs first when memory runs out.
     namespaces.write(proc, "self/oom_score_adj", "1000")
     libraries = layout.standard_library()
     readable = [*libraries, *layout.system_libraries()]
@@ -150,7 +151,7 @@ def _enter_namespaces(proc: int, readable: list[str], libraries: list[str], pack
         socket.sethostname("sandbox")
         namespaces.build_root(readable, libraries, packages)
         return
-    # Root builds first, while it may still enter folders that are closed to everyone else.
+    # Root builds first, while it may still enter folders that are closed to all others.
     libc.unshare(namespaces.PRIVATE)
     socket.sethostname("sandbox")
     namespaces.build_root(readable, libraries, packages)
@@ -160,10 +161,11 @@ def _enter_namespaces(proc: int, readable: list[str], libraries: list[str], pack
 
 
 def become(uid: int) -> None:
-    """Change user and group for good."""
+    """Change user and group permanently."""
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    # The change has closed this process's files in /proc to itself; its runs must write their maps there.
+    # The change has made this process's files in /proc inaccessible to it; its runs must write their maps
+    # there.
     libc.prctl(libc.PR_SET_DUMPABLE, 1)
 
 
@@ -173,7 +175,7 @@ def unused_uid(proc: int) -> int | None:
     The kernel does not limit the threads of the machine's root, even inside a namespace.
 
     Raises:
-        OSError: this is the machine's root in a namespace that has no other user.
+        OSError: this is the machine's root in a namespace without another user.
     """
     if os.geteuid() != 0:
         return None
@@ -187,7 +189,7 @@ def unused_uid(proc: int) -> int | None:
 
 
 def _address_space(proc: int) -> int:
-    """Return the bytes of address space that this process takes."""
+    """Return the bytes of address space of this process."""
     return int(_read(proc, "self/statm").split()[0]) * resource.getpagesize()
 
 
@@ -197,7 +199,7 @@ def _read(proc: int, path: str) -> str:
 
 
 class _Zygote:
-    """The process that forks the runs: requests come to ``control``, each with the ends of a run's pipes."""
+    """The process that forks the runs; requests come to ``control``, each with the ends of a run's pipes."""
 
     def __init__(self, control: socket.socket, keeper: int, host: lockdown.Host) -> None:
         self._control = control
@@ -218,14 +220,15 @@ class _Zygote:
         ceilings = lockdown.ration_zygote()
         self._channel = _rehearse()
         self._host = self._host._replace(base_bytes=_address_space(self._host.proc), ceilings=ceilings)
-        # A huge page stays until the last of its addresses is unmapped: more than the limit counts.
+        # A huge page remains until the last of its addresses is unmapped, which exceeds what the limit
+        # counts.
         libc.prctl(libc.PR_SET_THP_DISABLE, 1)
         libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
         if self._host.namespaces:
             seccomp.Filter(seccomp.program(building=True)).install()
         gc.collect()
         libc.trim_heap()
-        # What is frozen is never visited again, so the runs do not copy its pages.
+        # Frozen objects are never visited again, so the runs do not copy their pages.
         gc.freeze()
         strong = "namespaces" if self._host.rules is None else "full"
         level = strong if self._host.namespaces else "confined"
@@ -234,15 +237,15 @@ class _Zygote:
         while True:
             ready = {descriptor for descriptor, _ in self._poll.poll()}
             for descriptor in ready & self._runs.keys():
-                # Ending one run takes its second descriptor with it.
+                # Ending one run removes its second descriptor as well.
                 if descriptor in self._runs:
                     self._attend(descriptor)
-            # Last: a new run may get the number of a descriptor that has just been closed.
+            # Last, because a new run may get the number of a descriptor that has just been closed.
             if self._control.fileno() in ready:
                 self._start(processes)
 
     def _exit_if_alone(self) -> None:
-        """End if the keeper ended before its death could be signalled to us."""
+        """End if the keeper ended before its death could be signalled to this process."""
         poll = select.poll()
         poll.register(self._keeper, select.POLLIN)
         if poll.poll(0):
@@ -250,7 +253,7 @@ class _Zygote:
         os.close(self._keeper)
 
     def _start(self, processes: int) -> None:
-        """Fork the run that the next message asks for."""
+        """Fork the run that the next message requests."""
         message, descriptors, _, _ = socket.recv_fds(self._control, 4096, 8)
         if not message:
             os._exit(0)
@@ -280,11 +283,11 @@ class _Zygote:
             return pid
         finally:
             if self._host.namespaces:
-                # Back to our own, or the next process namespace could not be made.
+                # Back to our own namespace, otherwise the next process namespace could not be created.
                 libc.setns(processes, libc.CLONE_NEWPID)
 
     def _attend(self, descriptor: int) -> None:
-        """Stop, continue or kill a run as its waiter says, or kill it if that has gone; report its end."""
+        """Stop, continue or kill a run as its waiter requests; kill it if that is gone; report its end."""
         run = self._runs[descriptor]
         if descriptor != run.process:
             sign = _ORDERS.get(os.read(descriptor, 1), signal.SIGKILL)
@@ -308,17 +311,17 @@ class _Zygote:
             os.close(descriptor)
 
     def _held(self, run: _Run) -> dict[str, float]:
-        """Return what has held a run up: others that stopped it, and seconds of waiting for a processor."""
+        """Return what delayed a run: a stop by others, and seconds of waiting for a processor."""
         found = {"stopped": 0.0, "delayed_s": 0.0}
         with contextlib.suppress(OSError):
-            # Also one that has been continued since. Whom we paused ourselves is not asked.
+            # Also a run that has been continued since. Runs that we paused ourselves are not checked.
             moments = os.WSTOPPED | os.WCONTINUED | os.WNOHANG
             if run.pid not in self._paused:
                 found["stopped"] = float(os.waitid(os.P_PID, run.pid, moments) is not None)
-            # The number by which the host's procfs knows it.
+            # Its number in the host's procfs.
             info = _read(self._host.proc, f"self/fdinfo/{run.process}").splitlines()
             [number] = [line.split()[1] for line in info if line.startswith("Pid:")]
-            # One with threads or children may have waited for these.
+            # A run with threads or children may have waited for these.
             alone = "\nThreads:\t1\n" in _read(self._host.proc, f"{number}/status")
             if alone and not _read(self._host.proc, f"{number}/task/{number}/children"):
                 waited_ns = _read(self._host.proc, f"{number}/schedstat").split()[1]
@@ -327,12 +330,12 @@ class _Zygote:
 
 
 def _rehearse() -> guest.Channel:
-    """Go through what most runs do: the caches and counters that it changes are then not changed in each run.
+    """Do what most runs do, so that the caches and counters that it changes do not change in each run.
 
-    A page that a run changes must be copied for it, and that is most of what a run costs.
+    A page that a run changes must be copied for it, and this is most of the cost of a run.
 
     Returns:
-        the channel of every run: like the standard streams it has been opened on a pipe, and a run finds its
+        The channel of every run: like the standard streams, it has been opened on a pipe, and a run finds its
         own pipes in the same places.
     """
     incoming, outgoing = os.pipe()
@@ -362,7 +365,7 @@ def _rehearse() -> guest.Channel:
 def _be_run(
     host: lockdown.Host, channel: guest.Channel, pipes: list[int], rations: lockdown.Rations
 ) -> NoReturn:
-    """Lock down, say so, and hand over to the guest."""
+    """Lock down, report it, and hand over to the guest."""
     try:
         for place, descriptor in enumerate(pipes):
             os.dup2(descriptor, place)
@@ -374,5 +377,5 @@ def _be_run(
         os.write(guest.OUTGOING, _READY)
         guest.serve(channel)
     finally:
-        # Nothing may return into the zygote's loop.
+        # Nothing may return to the zygote's loop.
         os._exit(1)

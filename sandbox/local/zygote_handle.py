@@ -1,4 +1,4 @@
-"""The host's end of one zygote: it starts it, asks it for runs, and sees whether it lives."""
+"""The host's end of a zygote: it starts the zygote, requests runs, and checks whether it lives."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _COMMAND = main_of("areal.sandbox.local.zygote")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a zygote prepares.
+    """The preparations of a zygote.
 
     Attributes:
-        level: ``"private"``, with namespaces, or ``"confined"``, without.
+        level: ``"private"``, with namespaces, or ``"confined"``, without them.
         preload: modules to import in advance.
         packages: folders of installed packages that runs may import.
-        landlock: the version of Landlock to use at most; ``None`` is the kernel's own.
+        landlock: maximum version of Landlock to use; ``None``: the kernel's own.
     """
 
     level: str
@@ -48,20 +48,21 @@ class ZygoteHandle:
 
     def __init__(self, profile: Profile) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # The kernel kills the keeper with this process, though only once the keeper has become another user;
-        # it also watches this descriptor.
+        # The kernel kills the keeper with this process, though not before the keeper has become another user;
+        # the keeper also watches this descriptor.
         host = os.pidfd_open(os.getpid())
         options = {**asdict(profile), "control": theirs.fileno(), "host": host}
         self._process = start_process(
             [sys.executable, "-I", "-S", "-B", "-X", "utf8", "-c", _COMMAND, json.dumps(options)],
-            # Or each thread would reserve 64 MiB, and the limit on memory would bind before that on threads.
+            # Otherwise each thread would reserve 64 MiB, and the memory limit would apply before that of
+            # threads.
             env={"MALLOC_ARENA_MAX": "2"},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=(theirs.fileno(), host),
-            # The terminal's Ctrl-C is for the host process.
+            # Ctrl-C of the terminal is for the host process.
             start_new_session=True,
         )
         theirs.close()
@@ -88,7 +89,7 @@ class ZygoteHandle:
 
     @property
     def alive(self) -> bool:
-        """Say whether the zygote still runs."""
+        """Return whether the zygote is running."""
         return self._process.poll() is None
 
     @property
@@ -133,12 +134,12 @@ class ZygoteHandle:
         return run
 
     def kill(self) -> None:
-        """End the zygote and every run of it by force: the kernel does it when the keeper is gone."""
+        """Kill the keeper, with which the kernel ends the zygote and all its runs."""
         self._process.kill()
         self._process.wait()
 
     def close(self) -> None:
-        """End the zygote and every run of it; return when the keeper says that they are gone."""
+        """End the zygote and all its runs; return when the keeper reports that they are gone."""
         self._control.close()
         try:
             self._process.wait(_START_S)
