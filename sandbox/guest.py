@@ -44,7 +44,7 @@ MAX_ITEMS = 100_000
 
 
 class CandidateError(Exception):
-    """In a checker: the code under test raised an exception that is not builtin, or returned no value."""
+    """In a checker: the code under test raised a non-builtin exception, or returned an opaque object."""
 
 
 _NOT_REBUILT = (Exception, StopIteration, StopAsyncIteration)

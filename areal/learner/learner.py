@@ -278,9 +278,9 @@ class Learner:
         With several ranks, each keeps its part in place.
 
         Args:
-            place: tensors with the names of :meth:`sent_parameters`, from which engines load. Those with the
-                type and shape of the base's receive its values and become the base. None: the base moves to
-                host memory.
+            place: tensors with the names of :meth:`sent_parameters`, from which engines load. Those on the
+                learner's type of device with the type and shape of the base's receive its values and become
+                the base; the others leave it on the learner's device. None: the base moves to host memory.
         """
         if not self.adapted or world_size() > 1:
             return

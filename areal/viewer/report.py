@@ -21,7 +21,7 @@ from areal.viewer.sessions import WatchedSessions
 from areal.viewer.watched import Watched, WatchedRun
 
 BYTES = 20 * 10**6
-"""Default limit of rollouts in a report, because larger files are slow to send and to open."""
+"""Default maximum bytes of rollouts in a report; larger files are slow to send and to open."""
 _MODULES = (
     "dom.js",
     "source.js",

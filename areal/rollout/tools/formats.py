@@ -50,7 +50,8 @@ class Format:
         example: an example of a call, for a system message.
         spell: writes calls, for templates that omit them.
         signs: a template that omits calls has this format if it contains all strings of one of these tuples,
-        without: and none of these.
+            and none of ``without``.
+        without: strings that no template of this format contains.
         whole: whether ``parse`` splits whole responses, including thoughts, and also those without calls.
         thought_key: the template's key for the thought of a message; None: it is part of the content.
         id_form: creates the id of the ``number``-th call of a conversation, if templates require a form.
