@@ -113,7 +113,7 @@ class _MachineLink:
 
     @property
     def alive(self) -> bool:
-        """Return whether the machine is still in use."""
+        """Whether the machine is still in use."""
         return not self._closed
 
     def start(self) -> None:

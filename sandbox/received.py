@@ -45,7 +45,7 @@ class Received:
 
     @property
     def partial(self) -> bool:
-        """Return whether the results stopped within a frame."""
+        """Whether the results stopped within a frame."""
         return bool(self._pending)
 
     def add_output(self, stream: str, data: bytes) -> None:

@@ -48,7 +48,7 @@ class BenchmarkComparison:
         return "B is better" if self.found.mean > 0 else "A is better"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {**asdict(self), "verdict": self.verdict}
 
     def row(self) -> tuple[str, ...]:
@@ -111,10 +111,10 @@ def _by_task(responses: list[Response]) -> dict[str, tuple[int, list[float]]]:
 
 
 def tables(comparisons: list[BenchmarkComparison], width: int) -> list[Table]:
-    """The comparisons for a terminal of this width."""
+    """Return the comparisons as tables for a terminal of this width."""
     return fitted(_COLUMNS, [comparison.row() for comparison in comparisons], width)
 
 
 def markdown(comparisons: list[BenchmarkComparison]) -> str:
-    """The comparisons as a Markdown table."""
+    """Return the comparisons as a Markdown table."""
     return markdown_table(_COLUMNS, [comparison.row() for comparison in comparisons])

@@ -135,7 +135,7 @@ class Report:
         return self.finish_counts.get(FAILED, 0)
 
     def failure_summary(self) -> str:
-        """Number of failures, and the first of them; empty if there are none."""
+        """Return the number of failures, and the first of them; empty if there are none."""
         if not self.failed:
             return ""
         several = self.failed > 1
@@ -148,7 +148,7 @@ class Report:
         return sum(_flat(self.lengths)) / self.seconds if self.seconds > 0 else 0.0
 
     def table(self) -> Table:
-        """The report for the terminal."""
+        """Return the report for the terminal."""
         from rich.table import Table
         from rich.text import Text
 
@@ -160,7 +160,7 @@ class Report:
         return table
 
     def markdown(self) -> str:
-        """The report as a Markdown table of one row."""
+        """Return the report as a Markdown table of one row."""
         names, values = zip(*self._rows(), strict=True)
         return markdown_table(names, [values])
 

@@ -195,7 +195,7 @@ class DeviceMemory:
         return (self.learner - _CONTEXT + self.free / 2) / self.device.nbytes
 
     def __str__(self) -> str:
-        """The parts in GiB, for the terminal."""
+        """Return the parts in GiB, for the terminal."""
         learner = f"learner {self.learner / GIB:.1f}, " if self.learner else ""
         times = f"{self.engines} × " if self.engines > 1 else ""
         cache = f"KV cache {times}{self.cache / GIB:.1f} ({self.cache_tokens:,} tokens)"

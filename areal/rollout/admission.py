@@ -71,7 +71,7 @@ class Admission(Generic[T]):
         return len(self._outstanding) - self.in_flight
 
     def may_admit(self) -> bool:
-        """Whether the gate is open for one more group."""
+        """Return whether the gate is open for one more group."""
         return self._counted + 1 <= (self.version + self.max_staleness + 1) * self.batch
 
     def admit(self) -> int:
@@ -96,7 +96,7 @@ class Admission(Generic[T]):
         self._counted += 1
 
     def admitted_at(self, number: int) -> int:
-        """The version at which an outstanding group was admitted."""
+        """Return the version at which an outstanding group was admitted."""
         return self._outstanding[number].version
 
     def outstanding(self) -> list[tuple[int, int, T | None]]:

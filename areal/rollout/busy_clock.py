@@ -16,7 +16,7 @@ class BusyClock:
         self._total = 0.0
 
     def total(self) -> float:
-        """Number of seconds so far."""
+        """Return the number of busy seconds so far."""
         return self._total + (time.monotonic() - self._since if self._requests else 0.0)
 
     @contextmanager

@@ -89,7 +89,7 @@ class ZygoteHandle:
 
     @property
     def alive(self) -> bool:
-        """Return whether the zygote is running."""
+        """Whether the zygote is running."""
         return self._process.poll() is None
 
     @property
