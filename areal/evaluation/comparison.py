@@ -52,7 +52,7 @@ class BenchmarkComparison:
         return {**asdict(self), "verdict": self.verdict}
 
     def row(self) -> tuple[str, ...]:
-        """The cells of a table."""
+        """Return the cells of a table row."""
         (low, high), found = self.found.interval, self.found
         return (
             self.name,
