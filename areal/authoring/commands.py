@@ -165,7 +165,7 @@ def _check(given: argparse.Namespace) -> None:
         print(finding, flush=True)
     failed = sum(finding.verdict == "failed" for finding in findings)
     rules = sum(finding.verdict in ("failed", "passed") for finding in findings)
-    print(f"{failed} of {rules} rules are broken" if failed else f"all {rules} rules hold")
+    print(f"{failed} of {rules} rules failed" if failed else f"all {rules} rules hold")
     if failed:
         sys.exit(1)
 
