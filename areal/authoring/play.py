@@ -13,17 +13,21 @@ from areal.rollout.environments import named_player
 from areal.rollout.tasks import TaskSource
 from areal.telemetry.plain import plain
 
-_MARKS = {"observation": "", "action": "> ", "reward": "reward: "}
+_MARKS = {"observation": "", "action": "> ", "reward": "reward: ", "note": "note: "}
+_STOPPED = (
+    "the agent stopped before the environment ended the episode; for an episode of several steps use "
+    "--agent multi-turn"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """Writes the events of an episode to a stream: observations, actions and rewards."""
+    """Writes the events of an episode to a stream: observations, actions, rewards and notes."""
 
     stream: TextIO
 
     def __call__(self, kind: str, text: str) -> None:
-        """Write a text; ``kind`` is ``observation``, ``action`` or ``reward``."""
+        """Write a text; ``kind`` is ``observation``, ``action``, ``reward`` or ``note``."""
         mark = _MARKS[kind]
         print(mark + plain(text).replace("\n", "\n" + " " * len(mark)), file=self.stream, flush=True)
 
@@ -83,13 +87,17 @@ class ShownAgent:
 
     async def run(self, env: Env, model: Model) -> None:
         """Play one episode."""
-        await self.agent.run(_ShownEnv(env, self.show), model)
+        shown = _ShownEnv(env, self.show)
+        await self.agent.run(shown, model)
+        if not shown.done:
+            self.show("note", _STOPPED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _ShownEnv:
     env: Env
     show: Show
+    done: bool = False
 
     @property
     def tools(self) -> Sequence[Tool]:
@@ -117,6 +125,7 @@ class _ShownEnv:
     async def step(self, action: str) -> Step:
         self.show("action", action)
         step = await self.env.step(action)
+        self.done = step.done
         self.show("reward", describe_reward(step.reward, step.info))
         if step.observation:
             self.show("observation", self._told(step.observation))

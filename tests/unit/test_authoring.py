@@ -8,17 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import pytest
 
+from areal.agents.interface import Env, Model, Step, Tool
 from areal.authoring import check, commands
 from areal.authoring.check import Finding, check_env
 from areal.authoring.describe import describe
-from areal.authoring.play import Show, play_person
+from areal.authoring.play import Show, ShownAgent, play_person
 from areal.authoring.scaffold import write_package
 from areal.cli import main
 from areal.envs.text import UnicodeText
@@ -523,3 +524,26 @@ def test_a_code_block_is_one_answer(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     assert commands._ask() == "```python\nx = 1\n```"
     assert commands._ask() == "next"
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+async def test_an_agent_that_stops_too_early_is_told_of(steps: int):
+    """The environment ends its episode after two steps."""
+
+    class TwoSteps:
+        tools: Sequence[Tool] = ()
+        player = ""
+        taken = 0
+
+        async def step(self, action: str) -> Step:
+            self.taken += 1
+            return Step("", 0.0, self.taken == 2, False, {})
+
+    class Steps:
+        async def run(self, env: Env, model: Model) -> None:
+            for _ in range(steps):
+                await env.step("go")
+
+    stream = io.StringIO()
+    await ShownAgent(Steps(), Show(stream)).run(cast(Any, TwoSteps()), cast(Any, None))
+    assert ("use --agent multi-turn" in stream.getvalue()) == (steps == 1)
