@@ -186,9 +186,9 @@ def test_a_package_is_added_on_purpose(tmp_path: Path):
     ("wanted", "said"),
     [
         (["no_such_thing"], "no_such_thing is not installed"),
-        (["a b"], "no name"),
-        ([3], "no name"),
-        (["-x"], "no name"),
+        (["a b"], "is not the name"),
+        ([3], "is not the name"),
+        (["-x"], "is not the name"),
     ],
 )
 def test_packages_that_cannot_be_had(wanted: list, said: str):
