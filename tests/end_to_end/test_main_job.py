@@ -143,7 +143,7 @@ def test_stopped_killed_and_resumed(tmp_path: Path):
     wait_for(lambda: of_engine(run)[1:] != [], process)
     lost, back = of_engine(run)
     silent = re.match(
-        rf"engine 0 ended: no work for (\d+) s: its process {vllm.pid} .* is stopped", lost["cause"]
+        rf"engine 0 ended: no work for (\d+) s; its process {vllm.pid} .* is stopped", lost["cause"]
     )
     assert silent is not None, lost
     assert SILENCE <= int(silent[1]) <= SILENCE + 2, "it looks each second"

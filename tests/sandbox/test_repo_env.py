@@ -87,14 +87,14 @@ def test_the_tools(env: RepoEnv):
     assert all(f"- {tool.name}(" in asked for tool in TOOLS)
     assert "pager/links.py" in env.step(call("list_files"))[0].splitlines()
     shown = env.step(call("read_file", path="pager/pages.py", start=6, end=6))[0]
-    assert shown == "6\t    if size < 1:\n(it goes on to line 17)"
+    assert shown == "6\t    if size < 1:\n(the file continues to line 17)"
     assert env.step(call("read_file", path="pager/links.py", start=10))[0].startswith("10\t")
     assert (
         env.step(call("search", text="items // size"))[0]
         == "pager/pages.py:8:     return max(1, items // size)"
     )
     assert env.step(call("search", text="items // size", path="tests"))[0] == "No line contains it."
-    assert env.step(call("edit_file", **MENDED))[0] == "pager/pages.py is written."
+    assert env.step(call("edit_file", **MENDED))[0] == "pager/pages.py was written."
     said = env.step(
         f"First a test.\n{call('write_file', path='tests/test_new.py', content=NEW)}\n{call('run_tests')}"
     )[0]

@@ -240,7 +240,7 @@ def test_what_reset_may_return(given: Any, expected: Any):
 def test_async_methods_are_refused():
     async def later(self: Any, *given: Any) -> None: ...
 
-    with pytest.raises(TypeError, match="reset is async; make it a plain method"):
+    with pytest.raises(TypeError, match="reset is async; make it an ordinary method"):
         resets(later)[0].reset()
     with pytest.raises(TypeError, match="step is async"):
         resets(Toy.reset, step=later)[0].step("x")

@@ -45,7 +45,7 @@ async def test_calls_answers_and_cancellation():
         with pytest.raises(error, match=text):
             await attached.call(fails_later, kind)
     await attached.close()
-    with pytest.raises(WorkerLost, match="toy is lost: it was closed"):
+    with pytest.raises(WorkerLost, match="toy was lost: it was closed"):
         await attached.call(Toy.seen)
     assert await toy.call(Toy.add) == 1, "the worker goes on"
     await toy.close()
@@ -69,7 +69,7 @@ async def test_the_end_of_the_worker_ends_what_is_attached():
     waiting = asyncio.ensure_future(attached.call(noted, "x"))
     await until_noted(toy, ["x"])
     toy.kill()
-    with pytest.raises(WorkerLost, match="toy is lost: its connection was closed"):
+    with pytest.raises(WorkerLost, match="toy was lost: its connection was closed"):
         await waiting
     await asyncio.gather(attached.ended, toy.ended)
     with pytest.raises(WorkerLost, match=r"toy cannot be reached at 127\.0\.0\.1:"):

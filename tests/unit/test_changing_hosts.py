@@ -133,7 +133,7 @@ def test_a_host_that_drains_gives_up_its_engine_and_the_last_one_gets_another_fi
             assert this.run.made[0].closed
             await training
             assert this.run.announced[-1][1] == 10.0
-            assert this.run.notices[0] == "host b will be gone in 20 s: its engines leave"
+            assert this.run.notices[0] == "host b will leave in 20 s: its engines leave the run"
             this.cluster.free.add("c")  # comes in its place
             await this.placed({"1": "a", "2": "c"})
 

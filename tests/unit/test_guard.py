@@ -154,7 +154,7 @@ FREEZES: dict[str, tuple[type[Toy], Callable[[Any, int], Any], str, str]] = {
     "a process below it is stopped": (
         Toy,
         stop_child,
-        r"no work for \d s: its process CHILD \(.+\) is stopped",
+        r"no work for \d s; its process CHILD \(.+\) is stopped",
         "in serve",
     ),
     "its work stands still": (
