@@ -44,7 +44,7 @@ def _group(name: str, width: int) -> Iterator[Any]:
         (setting.key, _plain(setting.default), _plain(f"{setting.help} Value: {setting.value}."))
         for setting in describe_group(name)
     ]
-    yield from fitted(("setting", "default", "description"), rows, width)
+    yield from fitted(("setting", "default", "meaning"), rows, width)
 
 
 def _one(setting: Described) -> Iterator[Any]:

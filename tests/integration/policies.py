@@ -87,7 +87,7 @@ class Policies:
         assert not (await asyncio.wait([sending, loading], timeout=0.3))[0]
         self.sender.open(backends[:1])
         async with asyncio.timeout(_LOAD_LIMIT):
-            with pytest.raises(TransferFailed, match=f"version {version} of the weights did not come: "):
+            with pytest.raises(TransferFailed, match=f"version {version} of the weights did not arrive: "):
                 await loading
             await asyncio.gather(sending, return_exceptions=True)
 

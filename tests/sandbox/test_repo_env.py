@@ -102,7 +102,7 @@ def test_the_tools(env: RepoEnv):
     assert "AssertionError: four\n" in said
     assert said.endswith("4 passed, 1 failed")
     assert env.step(call("run_tests", path="tests/test_pages.py"))[0] == "3 passed, 0 failed"
-    assert env.step(call("delete_file", path="tests/test_new.py"))[0] == "tests/test_new.py is deleted."
+    assert env.step(call("delete_file", path="tests/test_new.py"))[0] == "tests/test_new.py was deleted."
     assert env.step(call("submit"))[1] == 1
 
 

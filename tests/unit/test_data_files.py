@@ -128,6 +128,6 @@ def test_without_pyarrow_a_line_says_what_to_install(tmp_path: Path):
         "except UserError as error: print(error)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "is a Parquet file: to read it, pip install" in out
+    assert "is a Parquet file; to read it, run pip install" in out
     assert "[data]" in out
     assert out.count("\n") == 1

@@ -67,7 +67,7 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("main", "socratic"):
         as_parquet(tmp_path / "sets" / name / "train-00000-of-00001.parquet")
     assert sum(sizes("sets", subset="main")) == 30
-    with pytest.raises(UserError, match="several data sets: name one, as in subset=main"):
+    with pytest.raises(UserError, match="several data sets; choose one, as in subset=main"):
         sizes("sets")
     with pytest.raises(UserError, match="no subfolder 'mian'; did you mean 'main'"):
         sizes("sets", subset="mian")

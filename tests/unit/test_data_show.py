@@ -33,25 +33,25 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> s
 
 def test_rows_that_cannot_be_read_are_left_out_where_that_is_asked_for(tmp_path: Path):
     data = jsonl(tmp_path / "d.jsonl", *GOOD, *SEVERAL, PROSE, {"other": 1})
-    with pytest.raises(UserError, match=r"line 5: answer holds 2 answers .*areal data show"):
+    with pytest.raises(UserError, match=r"line 5: answer has 2 answers .*areal data show"):
         load_pairs(data, None, None)
     loaded = load_pairs(data, None, None, skip_unreadable=True)
     assert len(loaded["train"]) + len(loaded["test"]) == len(GOOD)
     assert list(loaded.skipped.values()) == [3, 1, 1], "the same complaint with other answers is of one kind"
     first, prose, other = loaded.skipped
-    assert first.startswith(f"{data}, line 5: answer holds 2 answers (0, 1)")
+    assert first.startswith(f"{data}, line 5: answer has 2 answers (0, 1)")
     assert prose.startswith(f"{data}, line 8: no final answer")
     assert other.startswith(f"{data}, line 9: none of the keys")
     assert loaded.notices[1:] == (
-        f"left out 3 rows, as the first: {first}",
-        f"left out 1 row: {prose}",
-        f"left out 1 row: {other}",
+        f"skipped 3 rows, the first because: {first}",
+        f"skipped 1 row: {prose}",
+        f"skipped 1 row: {other}",
     )
     assert load_pairs(jsonl(tmp_path / "good.jsonl", *GOOD), None, None, skip_unreadable=True).skipped == {}
 
 
 def test_something_must_be_readable(tmp_path: Path):
-    with pytest.raises(UserError, match=r"no row can be read: .*line 1: answer holds 2 answers"):
+    with pytest.raises(UserError, match=r"no row can be read: .*line 1: answer has 2 answers"):
         load_pairs(jsonl(tmp_path / "d.jsonl", *SEVERAL), None, None, skip_unreadable=True)
 
 
@@ -61,7 +61,7 @@ def test_environments_leave_rows_out(env: str, tmp_path: Path):
     data = jsonl(tmp_path / "d.jsonl", *rows, {"other": 1})
     made = make_env(env, data=data, skip_unreadable=True).unwrapped
     assert made.count("train") + made.count("test") == 4
-    assert made.notices[1].startswith(f"left out 1 row: {data}, line 5")
+    assert made.notices[1].startswith(f"skipped 1 row: {data}, line 5")
     with pytest.raises(UserError, match="line 5"):
         make_env(env, data=data)
 
@@ -135,7 +135,7 @@ def test_the_command_that_it_names_trains_on_what_it_showed(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["{data}", "anwser={x}"], "no option 'anwser'; did you mean 'answer'?"),
+        (["{data}", "anwser={x}"], "the option 'anwser' does not exist; did you mean 'answer'?"),
         (["{data}", "verifier=maths"], "did you mean 'math'?"),
         (["{data}", "prompt={nothing}"], "no row can be read: .*needs {nothing}"),
         (["{data}", "-n", "-1"], "--count -1 must be at least 0"),

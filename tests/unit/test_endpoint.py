@@ -253,7 +253,7 @@ async def test_the_end_of_an_episode_ends_its_calls():
         assert model.cancelled == 1
         response = await calling
         assert response.status_code == 401
-        assert "over" in message("/chat/completions", response)
+        assert "has ended" in message("/chat/completions", response)
         # So it is for a request that was half there.
         body = json.dumps(CHAT).encode()
         async with model.endpoint(100) as inner:

@@ -172,7 +172,7 @@ async def test_the_end_of_an_episode_ends_calls_whose_head_was_sent(stream: bool
             reading = asyncio.create_task(response.aread())
         assert model.cancelled == 1
         if stream:
-            assert "is over" in (await reading).decode()
+            assert "has ended" in (await reading).decode()
         else:
             with pytest.raises(httpx.RemoteProtocolError):
                 await reading

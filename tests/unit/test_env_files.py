@@ -166,7 +166,7 @@ async def test_metrics_of_each_environment(folder: Path):
     pool = EnvironmentPool(lambda: make_env(write(folder, MIXTURE, "both.yaml")), 1)
 
     class Judge:
-        reward, parts, players = 0.0, {}, {}
+        reward, parts, players, sees = 0.0, {}, {}, False
 
         def __init__(self) -> None:
             self.spans: list[Span] = []

@@ -108,7 +108,7 @@ async def test_a_reset_or_a_constructor_that_raises():
 
     for env, text in (
         (env_that(reset=broken), r"reset in the task {'seed': 3} raised KeyError: 'key' \(at "),
-        (broken, r"making it raised KeyError"),
+        (broken, r"its creation raised KeyError"),
         (env_that(reset=lambda self, **task: "text"), r"reset in the task .* \(observation, info\)"),
     ):
         with pytest.raises(EnvironmentFailure, match=text):

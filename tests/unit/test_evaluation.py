@@ -513,7 +513,7 @@ def test_a_run_is_evaluated_as_it_was_trained(sums: Path, server: Server):
     with pytest.raises(UserError, match=r"trained is a training run; evaluate its model with `areal eval "):
         compare(run.path, done.path)
     (run.path / "metrics.jsonl").write_text('{"step": 1}\n')
-    with pytest.raises(UserError, match="no header of an evaluation"):
+    with pytest.raises(UserError, match="not a header of an evaluation"):
         compare(run.path / "metrics.jsonl", run.path / "metrics.jsonl")
 
 

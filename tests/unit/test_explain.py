@@ -49,7 +49,7 @@ def test_each_setting_by_itself(key: str, explain: Callable[..., str]):
     if group:
         description = getattr(Config(), group).model_fields[name].description
         assert " ".join(description.split())[:40].replace("`", "") in " ".join(out.split())
-        assert "takes: " in out
+        assert "value: " in out
         assert "default: " in out
 
 
@@ -65,7 +65,7 @@ def test_presets(explain: Callable[..., str]):
     [
         ("gropo", "did you mean 'grpo'"),
         ("num_generations", "did you mean 'rollout.group_size'"),
-        ("learner.clp", "did you mean 'clip'"),
+        ("learner.clp", "did you mean 'learner.clip'"),
         ("colour", "known here: env,"),
     ],
 )

@@ -160,7 +160,7 @@ FREEZES: dict[str, tuple[type[Toy], Callable[[Any, int], Any], str, str]] = {
     "its work stands still": (
         Counting,
         stand_still,
-        r"no progress for [34]\d s at 8 numbers, 1 begun",
+        r"no progress for [34]\d s at 8 numbers, 1 in progress",
         "in serve",
     ),
 }

@@ -283,7 +283,7 @@ def test_it_finds_what_is_installed_where_pythonpath_says(tmp_path: Path):
 
 def test_a_verifier_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(VerifierError, match="does not start"):
+    with pytest.raises(VerifierError, match="did not start"):
         MathVerifier().equivalent(*ASKED)
 
 

@@ -36,7 +36,7 @@ def test_engines_come_and_go_at_random(seed: int, eta: int, changes: list[tuple[
             if verb == "add":
                 await this.members.add()
             elif len(names) == 1:
-                with pytest.raises(UserError, match="the last one"):
+                with pytest.raises(UserError, match="is the last engine"):
                     await this.members.remove(names[0])
             else:
                 await this.members.remove(names[which % len(names)], 0 if verb == "cut" else None)

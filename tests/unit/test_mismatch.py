@@ -44,7 +44,7 @@ def test_it_warns_once_and_far_off_ends_the_run(
 
 def test_the_limit_can_be_set_and_lifted():
     strict = watch(learner={"max_mismatch": 1e-6})
-    with pytest.raises(UserError, match="more than 1e-06"):
+    with pytest.raises(UserError, match="exceeds the limit of 1e-06"):
         strict.look(metrics(2e-6), 1000)
     lifted = watch(learner={"max_mismatch": "inf"})
     assert lifted.look(metrics(9.0), 1000) is not None, "it is warning still"

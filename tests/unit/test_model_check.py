@@ -58,7 +58,7 @@ def test_what_is_wrong_with_a_template_is_said():
     forgets = "{% for m in messages[-1:] %}{{ m.content }}<|im_end|>{% endfor %}Answer:"
     assert found("qwen2.5", chat_template=forgets)["earlier turns"][0] is None
     assert found("qwen2.5", chat_template=None) == {
-        "chat template": (None, "none; the model reads the plain text of all messages")
+        "chat template": (None, "none: the model reads the plain text of all messages")
     }
 
 

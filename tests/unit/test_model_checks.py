@@ -125,7 +125,7 @@ def test_a_model_that_goes_on_where_its_template_ends_a_turn_is_noticed(model: P
     path.write_text(text.replace(ends, "<|over|>"))
     (notice,) = check_model(str(model), training=True)
     assert notice.startswith("warning: ")
-    assert "ends a turn by '<|over|>" in notice
+    assert "ends a turn with '<|over|>" in notice
     assert f"(it stops at {ends})" in notice
     path.write_text("{% for m in messages[-1:] %}{{ m.content }}{% endfor %}")
     assert check_model(str(model), training=True) == [], "it drops earlier turns, and nobody can tell"

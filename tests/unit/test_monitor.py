@@ -121,7 +121,7 @@ async def test_an_environment_that_takes_long_is_not_accused_and_seen(tmp_path: 
     run = await ended(config, ScriptedEngine(), env=Slow, launch=launch)
     shown = dict(rows(seen[0]))
     assert shown["waiting"].startswith("the learner for a batch, ")
-    assert re.search(r", [1-4] calls of environments \(the longest \d\d s\)$", shown["episodes"])
+    assert re.search(r" and [1-4] environment calls \(the longest \d\d s\)$", shown["episodes"])
     status = read_status(run)
     assert (status["ended"], status["version"]) == ("finished", 2)
     assert not list(run.glob("stall*"))

@@ -150,7 +150,7 @@ def test_a_template_that_does_not_read_a_setting_is_named():
         ({"chat.examples": [SHOTS[1], SHOTS[0]]}, "pairs of messages"),
         ({"chat.examples": [{"user": "a", "assistant": "b"}] * 2}, "pairs of messages"),
         ({"chat.template_kwargs.tokenize": True}, "areal itself passes tokenize"),
-        ({"chat.sistem": "x"}, "did you mean 'system'"),
+        ({"chat.sistem": "x"}, "did you mean 'chat.system'"),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, Any], complaint: str):
