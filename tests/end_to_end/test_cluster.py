@@ -150,7 +150,7 @@ def test_a_host_joins_a_run_and_is_drained(cluster: Cluster, tmp_path: Path):
     said = output + errors
     for line in (
         f"host {SECOND} has joined",
-        f"host {SECOND} will be gone in",
+        f"host {SECOND} will leave in",
         "engine 1 has left: 1 engine",
     ):
         assert line in said, said

@@ -66,7 +66,7 @@ def test_replicas_on_hosts_that_share_no_folder(hosts: Cluster, tmp_path: Path):
     settings = ("engine.count=2", "evaluation.problems=0", "checkpoint.every=6")
     new = ("--steps", "12", "--output", str(run.parent), "--name", "r")
     shown = areal("train", *where, *settings, *new)
-    assert f"{FIRST} and {SECOND} do not share {run}: " in shown
+    assert f"{FIRST} and {SECOND} do not share {run}, " in shown
     assert f"learner: replica 0 on {FIRST}; replica 1 on {SECOND}" in shown
     kept = checkpoint.versions(run / "checkpoints")
     assert list(kept) == [6, 12]

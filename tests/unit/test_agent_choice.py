@@ -148,7 +148,5 @@ def test_options_reach_the_agent_or_are_refused(place: Path):
 
 def test_an_option_s_former_name_is_refused_with_its_new_one():
     options = {"command": "true", "most_answers": 3}
-    with pytest.raises(
-        UserError, match=r"'agent_options.most_answers' was renamed; use 'agent_options.max_comp"
-    ):
+    with pytest.raises(UserError, match=r"most_answers' was renamed; use 'agent_options.max_comp"):
         make_agent(parse_config({"agent": "program", "agent_options": options}))

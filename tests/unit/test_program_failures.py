@@ -179,7 +179,7 @@ async def test_a_program_that_fails_of_a_response_is_worth_nothing_and_is_traine
             NothingSampled,
             "Program sent 1 request to the model, refused: top_p=0.5 is not",
         ),
-        (quiet, NothingSampled, "the agent Program ended the episode without asking the model$"),
+        (quiet, NothingSampled, "the agent Program ended the episode without a request to the model$"),
     ],
 )
 async def test_what_is_no_doing_of_the_model_is_not_punished(
