@@ -306,7 +306,7 @@ def test_a_name_that_no_run_has_is_answered_with_a_near_one(tmp_path: Path, monk
             RunDirectory.open(path, "; nor")
         return str(refused.value)
 
-    assert said("maths").endswith("in it; nor; did you mean 'runs/maths'?")  # as `areal runs` shows it
+    assert said("maths").endswith("; nor; did you mean 'runs/maths'?")  # as `areal runs` shows it
     assert said("runs/math").endswith("did you mean 'runs/maths'?")
     assert said(str(tmp_path / "runs" / "cod")).endswith(f"did you mean '{tmp_path}/runs/code'?")
     assert "mean" not in said("elsewhere")
