@@ -1,15 +1,21 @@
-"""Which GPUs a model needs: what the memory's plan says of Qwen2.5's shapes on GPUs of stated sizes.
+"""Which GPUs a model needs: the memory plan for models with Qwen2.5's shapes on GPUs of given sizes.
 
-    python benchmarks/which_gpu.py
+    python benchmarks/which_gpu.py --gpus 1x24,1x48,1x80,1x141
+    python benchmarks/which_gpu.py --gpus 2x80,8x80
 
-For each model and machine the first way that fits is printed: *full* (all weights are trained), *full,
-checkpointing* (with activation checkpointing), *LoRA* (an adapter of rank 16, with all that saves memory:
-activation checkpointing, small micro-batches, 32 episodes in flight, no CUDA graphs), *QLoRA* (the same with
-`learner.base_precision=nf4`), *QLoRA, FP8* (with `engine.quantization=fp8`, too). With several GPUs it is the
-fewest learner processes with which it fits, and the engines on the other GPUs: *4 + 4*, or *4 + 2 × 2* for
-two engines of two GPUs each. No GPU is needed: sizes are given, and memory is estimated
-(areal/placement/memory.py). `python benchmarks/memory_estimate.py` compares such estimates with what a
-learner takes. `areal train --dry-run --on 1x24` plans for one run.
+For each model and machine, the script prints the first way of training that fits:
+
+- *all weights*, then *all weights, checkpointing* (with activation checkpointing);
+- *LoRA*: an adapter of rank 16, with all settings that save memory (activation checkpointing, small
+  micro-batches, 32 episodes in flight, no CUDA graphs);
+- *QLoRA*: the same with `learner.base_precision=nf4`;
+- *QLoRA, FP8*: the same with `engine.quantization=fp8`;
+- *QLoRA, FP8, 1,024 tokens*: the same with conversations of half the length.
+
+With several GPUs, the learner has as few as possible, and the engines use the others. The script needs no
+GPU, because it estimates the memory (areal/placement/memory.py). `python benchmarks/memory_estimate.py`
+compares such estimates with the actual memory of a learner. `areal train --dry-run --on 1x24` plans a single
+run.
 """
 
 from __future__ import annotations
@@ -53,17 +59,29 @@ SAVING = [
     "rollout.max_concurrent=32",
     "engine.eager=true",
 ]
-WAYS: dict[str, list[str]] = {
-    "full": [],
-    "full, checkpointing": ["learner.activation_checkpointing=true"],
-    "LoRA": SAVING,
-    "QLoRA": [*SAVING, "learner.base_precision=nf4"],
-    "QLoRA, FP8": [*SAVING, "learner.base_precision=nf4", "engine.quantization=fp8"],
-}
+QLORA = [*SAVING, "learner.base_precision=nf4"]
+QLORA_FP8 = [*QLORA, "engine.quantization=fp8"]
+
+
+def ways(length: int) -> dict[str, list[str]]:
+    """Return the ways of training conversations of ``length`` tokens, each with its settings, in order."""
+    half = length // 2
+    return {
+        "all weights": [],
+        "all weights, checkpointing": ["learner.activation_checkpointing=true"],
+        "LoRA": SAVING,
+        "QLoRA": QLORA,
+        "QLoRA, FP8": QLORA_FP8,
+        f"QLoRA, FP8, {half:,} tokens": [
+            *QLORA_FP8,
+            "learner.micro_batch_tokens=1024",
+            f"rollout.max_model_len={half}",
+        ],
+    }
 
 
 def splits(count: int) -> Iterator[tuple[int, int]]:
-    """Yield numbers of learner processes and of GPUs of an engine; on one GPU both are on it."""
+    """Yield numbers of learner processes and of GPUs per engine; a single GPU is shared by both."""
     for processes, parallel in itertools.product((1, 2, 4, 8), repeat=2):
         if processes + parallel <= count or count == processes == parallel == 1:
             yield processes, parallel
@@ -71,15 +89,22 @@ def splits(count: int) -> Iterator[tuple[int, int]]:
 
 def first_that_fits(shape: Shape, inventory: Inventory, config: Config) -> str:
     count = len(inventory.devices)
-    for name, settings in WAYS.items():
+    assert config.rollout.max_model_len is not None
+    for name, settings in ways(config.rollout.max_model_len).items():
         for processes, parallel in splits(count):
             split = [f"learner.processes={processes}", f"engine.tensor_parallel={parallel}"]
             tried = override_config(config, [*settings, *split])
             if (engines := fits(shape, inventory, tried)) is None:
                 continue
-            each = f" × {parallel}" if parallel > 1 else ""
-            return name + (f", {processes} + {engines}{each}" if count > 1 else "")
-    return "no"
+            return name if count == 1 else f"{name}: {_division(processes, engines, parallel)}"
+    return "does not fit"
+
+
+def _division(processes: int, engines: int, parallel: int) -> str:
+    """Return how several GPUs are divided, in words."""
+    learner = f"learner on {processes} GPU{'s' * (processes > 1)}"
+    each = f" of {parallel} GPUs each" if parallel > 1 else ""
+    return f"{learner}, {engines} engine{'s' * (engines > 1)}{each}"
 
 
 def fits(shape: Shape, inventory: Inventory, config: Config) -> int | None:
@@ -98,10 +123,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     known = ", ".join(map(str, SOLD))
-    arguments.add_argument("--gpus", default="1x24,1x48,1x80,1x141,2x80,8x80", help=f"COUNTxGB, of {known}")
-    arguments.add_argument("--models", default=",".join(MODELS), help=f"of {', '.join(MODELS)}")
-    arguments.add_argument("--max-model-len", type=int, default=2048, help="tokens of a conversation")
-    arguments.add_argument("--batch-size", type=int, default=128, help="episodes of an update")
+    arguments.add_argument(
+        "--gpus", default="1x24,1x48,1x80,1x141,2x80,8x80", help=f"COUNTxGB, any of {known}"
+    )
+    arguments.add_argument("--models", default=",".join(MODELS), help=f"any of {', '.join(MODELS)}")
+    arguments.add_argument("--max-model-len", type=int, default=2048, help="maximum tokens of a conversation")
+    arguments.add_argument("--batch-size", type=int, default=128, help="episodes per update")
     given = arguments.parse_args()
     machines = given.gpus.split(",")
     length = given.max_model_len
