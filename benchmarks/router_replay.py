@@ -71,7 +71,8 @@ def main() -> None:
     """Measure, print a table, and draw."""
     given = parser(__doc__, "router_replay").parse_args()
     results: dict[str, dict[str, float]] = {}
-    print("| model | type | experts chosen by | mean difference | largest | KL | choices changed |")
+    columns = ("model", "data type", "experts chosen by", "mean difference", "largest difference", "KL")
+    print("|", " | ".join((*columns, "`router/changed`")), "|")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         for family, model_type in FAMILIES.items():
