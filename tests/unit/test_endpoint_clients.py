@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 import anthropic
 import openai
 import pytest
 from endpoints import WEATHER, Scripted, served
+from pages import ROOT, blocks
 from sdk import agents_sdk
 
 from areal.agents.interface import Endpoint, SamplingLimits
@@ -309,3 +316,28 @@ async def test_a_history_that_the_server_should_keep_is_refused_in_words_that_th
         assert model.asked == []
         kept = await client.beta.messages.create(model="m", max_tokens=9, messages=[user])
         assert kept.stop_reason == "end_turn"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+async def test_the_calls_on_the_page(tmp_path: Path):
+    """docs/endpoint.md has a request by curl, and a program that a shell gives its task."""
+    page = list(blocks(ROOT / "docs/endpoint.md"))
+    for block in page:
+        if block.title:
+            (tmp_path / block.title).write_text(block.text)
+    (commands,) = (block.text for block in page if block.text.startswith("curl "))
+    script = f'set -e; python() {{ {shlex.quote(sys.executable)} "$@"; }}\n{commands}'
+    async with served() as (model, at):
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-c", script),
+            cwd=tmp_path,
+            env={**os.environ, "OPENAI_BASE_URL": at.base_url, "OPENAI_API_KEY": at.api_key},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        printed, _ = await process.communicate()
+    assert process.returncode == 0
+    response, end = json.JSONDecoder().raw_decode(printed.decode())
+    assert response["choices"][0]["message"]["content"] == "1 messages"
+    assert printed.decode()[end:].strip() == "1 messages", "what the program answers"
+    tasks = [messages[0]["content"].strip() for messages, _, _ in model.asked]
+    assert tasks == ["Compute 12 + 30."] * 2
