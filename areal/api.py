@@ -80,8 +80,8 @@ def evaluate(
 
     Args:
         env: Gymnasium id of the environment.
-        model: hub id, folder (``RUN/model``), ``"starter"``, or the URL of an endpoint, whose responses are
-            kept.
+        model: hub id, folder (``RUN/model``), ``"starter"``, or the URL of an endpoint. Responses of an
+            endpoint are kept.
         run: a run directory; its model, environment, agent and settings apply unless others are given.
         config: as in :func:`train`.
         overrides: likewise.
@@ -159,7 +159,7 @@ def evaluate_benchmarks(
         given = settings_of_run(run, config, overrides, settings, own_env=not benchmarks)
     else:
         given = merged_settings(config, overrides, settings)
-        if not benchmarks and resume is None:  # which say themselves how long a response may be
+        if not benchmarks and resume is None:  # those limit the length of responses themselves
             given = settings_on(recipe_for(given, training=False), given)
     found = None if data is None else absolute(str(data))
     request, path = open_evaluation(
@@ -170,7 +170,7 @@ def evaluate_benchmarks(
             cluster = held.enter_context(held_cluster(parse_config(request.settings)))
             jobs = make_jobs(request, path, cluster)
         except UserError:
-            if resume is None:  # nothing is left behind by what could not begin
+            if resume is None:  # an evaluation that cannot start leaves no folder
                 shutil.rmtree(path)
             raise
         return Evaluation(path, _run(run_jobs(jobs, path, show)))
@@ -199,7 +199,7 @@ def serve(
     Raises:
         UserError: bad input.
         WorkerLost: the last engine has died.
-        Interrupted: at the end.
+        Interrupted: a signal stopped the server.
     """
     from areal.evaluation.endpoint import is_endpoint
 
@@ -241,7 +241,7 @@ def replay(
 ) -> Replay:
     """Train again on the batches that a run consumed, as ``areal replay`` does.
 
-    With the settings of the run, the losses are identical, on a CPU bitwise; ``failed`` is true if they are
+    With the settings of the run, the losses are identical (bitwise on a CPU); ``failed`` is true if they are
     not. Metrics are written to a new folder in ``RUN/replays``.
 
     Args:
@@ -286,10 +286,10 @@ def check(
     """Check environment, agent, model, device and memory.
 
     Args:
-        config: of the run.
+        config: the configuration of the run.
         training: whether there is a learner.
         cluster: the hosts that the run has reserved; None: this machine.
-        inventory: the devices to plan for; None: those that there are.
+        inventory: the devices to plan for; None: the available ones.
 
     Raises:
         UserError: one of them is not available.
@@ -327,7 +327,7 @@ def layers(
     """Return the layers that :func:`resolve` merges, with their origins; raises the same errors.
 
     Args:
-        inventory: the devices that a recipe is chosen for; None: those of this machine.
+        inventory: the devices for which a recipe is chosen; None: those of this machine.
     """
     given = merged_settings(None, overrides, settings)
     if resume is not None:
@@ -357,12 +357,15 @@ def settings_of_run(
     settings: dict[str, Any],
     own_env: bool = True,
 ) -> dict[str, Any]:
-    """Return, nested, the settings for evaluating a run's model: those of the run, then the given ones.
+    """Return the settings for evaluating a run's model: those of the run, overridden by the given ones.
 
     Args:
         run: its directory.
         config, overrides, settings: what was given, as in :func:`evaluate`.
         own_env: whether to evaluate in the environment of the run, with its agent, as the run does.
+
+    Returns:
+        A nested dict.
 
     Raises:
         UserError: no such run, or its configuration cannot be read.
@@ -380,7 +383,7 @@ def settings_of_run(
         settings, config = {**config.model_dump(exclude_unset=True), **settings}, None
     given = merged_settings(config, overrides, settings)
     for name in ("env", "agent"):
-        if given.get(name, kept[name]) != kept[name]:  # options are of that one alone
+        if given.get(name, kept[name]) != kept[name]:  # options belong to one environment or agent
             kept[f"{name}_options"] = {}
     return settings_on({**{name: kept[name] for name in taken}, "model": str(path)}, given)
 

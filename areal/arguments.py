@@ -62,7 +62,7 @@ class Parser(argparse.ArgumentParser):
         if settings is None or not names:
             return
         words = [*(getattr(given, name) for name in names), *getattr(given, settings)]
-        words.sort(key=lambda word: "=" in word)  # the order of each kind stays
+        words.sort(key=lambda word: "=" in word)  # the sort keeps the order of each kind
         for name, word in zip(names, words, strict=False):
             setattr(given, name, word)
         setattr(given, settings, words[len(names) :])
@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
         close = nearest(name, (option for option in options if option.startswith("--")), 0.7)
         if close or not any(action.dest == "overrides" for action in self._actions):  # settings of a run
             return close
-        from areal.config.complaints import meant, settings  # brings pydantic with it
+        from areal.config.complaints import meant, settings  # imports pydantic
 
         key = name.lstrip("-").replace("-", "_")
         if key.split(".") in settings():

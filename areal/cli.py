@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         given = parse(sys.argv[1:] if arguments is None else arguments)
         given.run(given)
-        if sys.stdout is not None:  # it was closed
+        if sys.stdout is not None:  # None: it was closed
             sys.stdout.flush()
     except (UserError, AgentFailure, WorkerLost) as error:
         _end(2, f"error: {error}")
@@ -68,14 +68,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except OSError as error:
         if output is None or output.lost is not error:
             raise
-        if isinstance(error, BrokenPipeError):  # whoever read it has read enough
+        if isinstance(error, BrokenPipeError):  # the reader has closed the pipe
             sys.exit(128 + signal.SIGPIPE)
         _end(2, f"error: the output cannot be written: {error.strerror}")
     sys.exit(0)
 
 
 def _end(code: int, line: str) -> NoReturn:
-    with suppress(OSError):  # there is nobody to tell
+    with suppress(OSError):  # nothing reads standard error
         print(f"areal: {line}", file=sys.stderr)
     sys.exit(code)
 
@@ -148,8 +148,8 @@ def _add_eval(commands: Any) -> None:
     command = commands.add_parser(
         "eval",
         help="evaluate a model on benchmarks or on the held-out problems of an environment",
-        description="Evaluate a model on benchmarks or on the held-out problems of an environment. With RUN, "
-        "a training run, evaluate its model in its environment, with its agent and settings.",
+        description="Evaluate a model on benchmarks or on the held-out problems of an environment. If RUN, a "
+        "training run, is given, evaluate its model in its environment, with its agent and settings.",
         epilog="With --benchmark or --name, every response is kept in FOLDER/eval/NAME (docs/evaluation.md).",
     )
     _add_common(command, "a training run, or ", "RUN | key=value")
@@ -159,7 +159,7 @@ def _add_eval(commands: Any) -> None:
     command.add_argument(
         "--data",
         metavar="PLACE",
-        help="a folder with NAME.jsonl for each benchmark, or a file for a single one",
+        help="a folder with NAME.jsonl for each benchmark, or a file for a single benchmark",
     )
     command.add_argument("--problems", type=int, metavar="N", help="number of problems")
     command.add_argument("--samples", type=int, metavar="K", help="number of responses to each problem")
@@ -190,7 +190,7 @@ def _add_compare(commands: Any) -> None:
     command = commands.add_parser(
         "eval compare",
         help="compare two evaluations on the same problems",
-        description="Compare two evaluations on the same problems, by a paired sign-flip test.",
+        description="Compare two evaluations on the same problems, with a paired sign-flip test.",
     )
     command.add_argument("a", metavar="A", help="the folder of an evaluation, or a file in it")
     command.add_argument("b", metavar="B", help="the evaluation to compare it with")
@@ -307,12 +307,12 @@ def _add_view(commands: Any) -> None:
     command = commands.add_parser(
         "view",
         help="show runs, evaluations and recorded sessions in the browser",
-        description="Show runs in the browser, also while they are in progress: their curves, their "
+        description="Show runs in the browser, even while they are in progress: their curves, their "
         "problems, and every rollout with the weight version of each token. For evaluations, the page shows "
         "the scores, every response, and the problems on which two evaluations differ. For a served model, "
         "it shows the recorded sessions.",
         epilog="The page is read-only. Without --host, only this machine can open it. With --host, anyone "
-        "who has the address can: it contains a random token.",
+        "who knows its address can open it. The address contains a random token.",
     )
     command.add_argument(
         "run_folders",

@@ -45,7 +45,7 @@ def train(given: argparse.Namespace) -> None:
         _print_plan(given, settings)
         return
     if given.on is not None:
-        raise UserError("--on states GPUs that need not be there: give it with --dry-run")
+        raise UserError("--on plans for GPUs that this host may not have; give it with --dry-run")
     run = api.train(
         config=given.config, overrides=given.overrides, resume=given.resume, show=True, **settings
     )
@@ -57,7 +57,7 @@ def train(given: argparse.Namespace) -> None:
 
 
 def _print_plan(given: argparse.Namespace, settings: dict[str, Any]) -> None:
-    """Check a run; print its settings and its placement, on GPUs that were stated or those that there are."""
+    """Check a run; print its settings and its placement, on the GPUs of ``--on`` or on the available ones."""
     from areal import api
     from areal.config import dump_with_origins, merged, parse_config
     from areal.placement.describe import table
@@ -102,7 +102,7 @@ def take_run(given: argparse.Namespace) -> None:
     """Set ``given.trained`` to the run to evaluate, which is among the overrides."""
     runs = [word for word in given.overrides if "=" not in word]
     if len(runs) > 1:
-        raise UserError(f"{' and '.join(runs)} are several runs; evaluate one at a time")
+        raise UserError(f"cannot evaluate several runs at once: {', '.join(runs)}; give one")
     given.trained = next(iter(runs), None)
     given.overrides = [word for word in given.overrides if "=" in word]
 
@@ -172,7 +172,7 @@ def _list_benchmarks() -> None:
     for name in benchmarks.names():
         try:
             found = benchmarks.get(name)
-        except UserError as error:  # the others are none the worse
+        except UserError as error:  # the other benchmarks still work
             rows.append((name, "", "", "", "", Text(str(error), style="red")))
             continue
         sizes = (found.problems, found.samples, found.max_new_tokens)

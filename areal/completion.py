@@ -16,7 +16,7 @@ _SCRIPT = """\
 _areal() {
     local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}
     local word name="" words="" keys="" whole=""
-    # To bash --option=value and key=value are three words, to zsh they are one.
+    # bash splits --option=value and key=value into three words; zsh does not split them.
     if [ "$current" = "=" ]; then
         before="$before=" current=""
     elif [[ "$current" == *=* ]]; then
@@ -67,7 +67,7 @@ _QUOTED = re.compile(r"`([\w.+-]+)`")
 
 
 def script(parser: Parser) -> str:
-    """Return the script; if it offers nothing, the shell offers files."""
+    """Return the script; where it offers no words, the shell completes file names."""
     from areal.config.describe import describe_group, groups
 
     settings = {setting.key: setting.value for group in groups() for setting in describe_group(group)}

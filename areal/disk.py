@@ -1,4 +1,4 @@
-"""Files that appear completely or not at all, and one-line errors for a disk that refuses them."""
+"""Atomic writes of files, and one-line errors for a disk that refuses to write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from areal.errors import DiskFull, UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ESTALE, errno.EREMOTEIO)
-"""Errors that a disk or its owner causes; any other error, such as a folder in place of a file, is a
+"""Errors that the disk or its permissions cause. Any other error, such as a folder in place of a file, is a
 defect."""
 
 
@@ -22,7 +22,7 @@ def one_line(folder: Path, what: str = "") -> Iterator[None]:
 
     Args:
         folder: the folder of the files.
-        what: what is written, in words; empty: not specified.
+        what: what is written, for the message; empty: the message does not say.
 
     Raises:
         DiskFull: there is no space left, or none within the quota.
@@ -39,13 +39,13 @@ def one_line(folder: Path, what: str = "") -> Iterator[None]:
 def explained(error: BaseException, folder: Path, what: str = "") -> UserError | None:
     """Return the error that :func:`one_line` raises for an exception; None: the disk is not the cause.
 
-    safetensors and torch have the error number only in their message.
+    The exceptions of safetensors and torch contain the error number only in their message.
     """
     number = error.errno if isinstance(error, OSError) else None
     text = str(error)
     if number in _FULL or f"os error {errno.ENOSPC}" in text or "No space left" in text:
         quota = " within the disk quota" if number == errno.EDQUOT else ""
-        return DiskFull(f"no space left{quota}{f' for {what}' if what else ''} in {folder}; free some")
+        return DiskFull(f"no space left{quota}{f' for {what}' if what else ''} in {folder}; free some space")
     if number in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE) and not folder.is_dir():
         return gone(folder)
     if number in _REFUSED:
@@ -62,7 +62,7 @@ def gone(folder: Path) -> UserError:
 class Held:
     """A folder that must remain in place. Libraries that write to a removed folder create it again.
 
-    True while it is the same folder as at the start of this context, not another one with its name.
+    True while its path still names the folder that was there when this context was entered.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -91,7 +91,7 @@ class Held:
 
 
 def write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write a file completely or not at all, even if the machine goes down meanwhile."""
+    """Write a file completely or not at all, even if the machine crashes."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The exceptions that are not defects of areal; the command line prints each as one line."""
+"""Exceptions that are not caused by a defect in areal; the command line prints each as one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class UserError(Exception):
 
 
 class DiskFull(UserError):
-    """A disk is full. What was there before is unchanged."""
+    """A disk is full. Existing files are unchanged."""
 
 
 class WorkerLost(Exception):
@@ -38,7 +38,7 @@ class WorkerLost(Exception):
 
 
 class WorkerFrozen(WorkerLost):
-    """A process that a run needs was frozen and was killed; the message says how this was detected."""
+    """A process that a run needs froze and was killed; the message says how areal detected this."""
 
 
 class RunStalled(WorkerLost):
@@ -103,11 +103,11 @@ def install_hint(extra: str) -> str:
 
 
 def missing_requirement(error: ModuleNotFoundError) -> str | None:
-    """Return in one line how to install a missing package that areal needs; None: areal does not need it."""
+    """Return one line that says how to install a missing package; None: areal does not need the package."""
     module = (error.name or "").partition(".")[0]
     try:
         requirements = importlib.metadata.requires(DISTRIBUTION) or []
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that nobody installed
+    except importlib.metadata.PackageNotFoundError:  # areal runs from a checkout and is not installed
         requirements = []
     ours = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in requirements if "extra ==" not in line}
     return f"{module} is not installed; install it with {WITH_ENGINE}" if module in ours else None
@@ -120,7 +120,7 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
 
 
 def explained(error: BaseException, caller: str) -> str:
-    """Return in one line what foreign code raised, and where.
+    """Return one line that says what foreign code raised, and where.
 
     Args:
         error: the exception.
@@ -129,7 +129,7 @@ def explained(error: BaseException, caller: str) -> str:
     text = " ".join(str(error).split())[:300]
     if isinstance(error, ForeignFailure):
         return str(error)
-    if isinstance(error, SyntaxError):  # its place is in its text
+    if isinstance(error, SyntaxError):  # its message contains the place
         return f"{type(error).__name__}: {text}"
     place = place_of(traceback.extract_tb(error.__traceback__), caller)
     return f"{type(error).__name__}{': ' if text else ''}{text} (at {place})"

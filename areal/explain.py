@@ -15,7 +15,7 @@ from areal.telemetry.tables import fitted
 
 
 def explain(key: str | None, width: int) -> Iterator[Any]:
-    """Yield the explanation of a setting, a group, a preset, or everything, for a terminal of some width.
+    """Yield the explanation of a setting, a group, a preset, or everything, for a terminal of this width.
 
     Raises:
         UserError: nothing has that name.

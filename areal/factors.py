@@ -1,8 +1,8 @@
 """Weights that change only by low-rank factors: the base is sent once, the factors with each version.
 
-A version of an adapted weight (areal.learner.lora) is W + B·A. Its layout has W under its name, or the parts
-of a quantized W (areal.nf4), and the factors under other names; the receiver multiplies them. It computes the
-sum in float32 and rounds it once: the learner computes with the same weights.
+A version of an adapted weight (areal.learner.lora) is W + B·A. The layout lists W under its own name, or the
+parts of a quantized W (areal.nf4), and the factors under other names. The receiver computes W + B·A in
+float32 and rounds it once. The learner computes with the same weights.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def is_factor(name: str) -> bool:
 
 
 def is_part(name: str) -> bool:
-    """Return whether a tensor of that name is no weight by itself, and keeps its type."""
+    """Return whether a tensor of that name is only a part of a weight, which keeps its data type."""
     return is_factor(name) or name.endswith(nf4.PARTS)
 
 
@@ -36,10 +36,10 @@ def merge(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tenso
 def merged(tensors: Sequence[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield complete weights, in their order.
 
-    One whose base is quantised is in float32: who loads it rounds it.
+    A weight with a quantized base is float32; the code that loads it rounds it.
 
     Args:
-        tensors: weights and whatever else; behind them, for some, their factors.
+        tensors: weights, parts of quantized weights, and the factors of some weights.
     """
     found = dict(tensors)
     for name, tensor in tensors:

@@ -1,6 +1,6 @@
 """Counts of the infrastructure failures in this process since it started, by kind.
 
-A failure that is counted here led to a repetition, or to a failed episode; none became a reward.
+A counted failure led to a retry or to a failed episode, never to a reward.
 """
 
 from __future__ import annotations

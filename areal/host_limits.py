@@ -49,7 +49,7 @@ class HostLimits:
         for name in ("memory.events", "memory.oom_control"):
             if "oom_kill " in _text(group / name):
                 self._oom.append(group / name)
-        # The group whose limit was hit counts it, which may be any one above.
+        # The group whose limit was hit counts the refusal. It may be any group above this one.
         above = [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
         self._threads += [parent / "pids.events" for parent in above if (parent / "pids.events").exists()]
 
@@ -70,7 +70,7 @@ def _root(cgroups: Path, controller: str) -> Path:
 def _text(file: Path) -> str:
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # a kernel without it, or one that does not show it to us
+    except OSError:  # this kernel has no such file, or does not let this process read it
         return ""
     try:
         return os.read(descriptor, 1 << 16).decode("ascii", "replace")

@@ -19,8 +19,8 @@ import numpy as np
 from areal.errors import UserError
 
 MAX_PIXELS = 2**25
-"""Maximum number of pixels of a picture: 33 million, an 8K screen, take 100 MB; image processors reduce them
-anyway."""
+"""Maximum number of pixels of a picture: 33 million, as on an 8K screen. They take 100 MB, and image
+processors downscale such pictures anyway."""
 MAX_ASPECT = 200
 """Maximum ratio of the longer to the shorter side: the image processors of supported models refuse more."""
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
@@ -102,7 +102,7 @@ class LatestFiles:
 
 
 _LATEST = LatestFiles(2**28)
-"""Space for some hundred pictures of a screen; active conversations keep theirs anyway."""
+"""Enough for some hundred screenshots; active conversations keep their pictures anyway."""
 
 
 def to_png(picture: Any) -> Png:
@@ -125,7 +125,7 @@ def to_png(picture: Any) -> Png:
 
 
 def digest_of(png: bytes) -> bytes:
-    """Return the digest of a picture, of 16 bytes, which a checked file has already."""
+    """Return the 16-byte digest of a picture; a checked file caches it."""
     return (png if isinstance(png, Png) else Png(png)).digest
 
 
@@ -169,7 +169,7 @@ def _pixels(picture: Any) -> np.ndarray:
         array = array[:, :, 0]
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise UserError(
-            "a picture must be an array of uint8 with the shape (height, width, 3), and this one is "
+            "a picture must be an array of uint8 with the shape (height, width, 3), but this one is "
             f"{array.dtype} with the shape {array.shape}; convert it"
         )
     return np.ascontiguousarray(array)

@@ -49,18 +49,18 @@ def forks_die_with_us() -> None:
 def end_of_crashes() -> None:
     """Have this process end when native code crashes, and write the Python stacks to standard error.
 
-    Call this again after imports, because libraries handle SIGSEGV, too. The handler of tvm_ffi, which vLLM
-    imports, looks up native symbols for seconds. It allocates memory for that, and never ends if the
+    Call this again after imports, because libraries also install handlers of SIGSEGV. The handler of tvm_ffi,
+    which vLLM imports, looks up native symbols for seconds. It allocates memory for that, and hangs if the
     allocator has crashed.
     """
-    faulthandler.disable()  # puts back what was there before the first call
+    faulthandler.disable()  # restores the handlers from before the first call
     faulthandler.enable()
 
 
 def _hold_no_semaphore() -> None:
     """Keep progress bars from creating a lock for several processes: each process shows only its own bars.
 
-    In a spawned process, that lock has a name in /dev/shm, which remains when the whole family is killed.
+    In a spawned process, that lock is a file in /dev/shm, which remains if all processes of a run are killed.
     """
     import threading
 

@@ -23,7 +23,7 @@ def listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((str(address[0]), int(address[1])), family=family, backlog=2048)
     except OSError as error:
-        # The socket module adds what the line already says; names that are none have numbers of their own.
+        # The message of the socket module repeats the address. Errors of name resolution have no errno.
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise UserError(f"cannot serve on {host}, port {port}: {why}") from error
 

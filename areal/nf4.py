@@ -1,9 +1,9 @@
-"""Weights in 4 bits: NF4 with double quantisation, as in QLoRA (arXiv 2305.14314), by bitsandbytes.
+"""Weights in 4 bits: NF4 with double quantization, as in QLoRA (arXiv 2305.14314), by bitsandbytes.
 
-Such a weight is three tensors: the 4-bit numbers, two in a byte; for each 64 of them a scale in 8 bits; and
-for each 256 of those a scale in float32, and behind these the mean that the former had. Together they take
-0.516 bytes for each number. Learner and engine make the weight of the same tensors, by the same code, so that
-both have the same one, in bfloat16.
+Such a weight is three tensors: the 4-bit values, two in a byte; an 8-bit scale for each block of 64 values;
+and a float32 scale for each block of 256 scales, followed by the mean that was subtracted from the scales.
+Together they take 0.516 bytes per value. Learner and engine dequantize the same tensors with the same code,
+so that both have the same weight, in bfloat16.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from areal.errors import UserError, install_hint
 
 PARTS = (":nf4", ":scales", ":scales2")
-"""What the names of the three tensors end with: that of their weight comes before it."""
+"""Suffixes of the names of the three tensors; the name of their weight precedes them."""
 BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
-"""Of a number, on average."""
+"""Average number of bytes per value."""
 _BLOCK, _BLOCK2 = 64, 256
 
 
@@ -35,14 +35,14 @@ def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
     packed, state = quantize_4bit(
         weight.contiguous(), blocksize=_BLOCK, compress_statistics=True, quant_type="nf4"
     )
-    _code_of_scales(packed.device)  # is there when a pass is compiled
+    _code_of_scales(packed.device)  # fill the cache before a pass is compiled
     scales2 = torch.cat([state.state2.absmax, state.offset.view(1)])
     return packed.view(len(weight), -1), state.absmax, scales2
 
 
 @torch.no_grad()
 def dequantised(packed: torch.Tensor, scales: torch.Tensor, scales2: torch.Tensor) -> torch.Tensor:
-    """Return the weight that the parts stand for, ``[rows, columns]``, in bfloat16."""
+    """Return the weight that the parts encode, ``[rows, columns]``, in bfloat16."""
     from bitsandbytes.functional import QuantState, dequantize_4bit
 
     of_scales = QuantState(
@@ -64,7 +64,7 @@ _CODES: dict[torch.device, torch.Tensor] = {}
 
 
 def _code_of_scales(device: torch.device) -> torch.Tensor:
-    """Return the numbers that 8 bits stand for."""
+    """Return the value of each 8-bit code of a scale."""
     if device not in _CODES:
         from bitsandbytes.functional import create_dynamic_map
 

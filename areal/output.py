@@ -31,7 +31,7 @@ def watched_output() -> Output | None:
     """Redirect ``sys.stdout`` to descriptor 1 through an :class:`Output`, if it writes there."""
     stream = sys.stdout
     if stream is not sys.__stdout__ or not isinstance(stream, io.TextIOWrapper):
-        return None  # it was closed, or is somebody's own
+        return None  # it is closed, or other code has replaced it
     output = Output(1, "w", closefd=False)
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(output), stream.encoding, stream.errors, line_buffering=stream.line_buffering

@@ -1,7 +1,8 @@
 """Time spans of an episode: its calls of the model, the environment and tools, and its verifications.
 
-The code that runs an episode collects its spans. Code within records them with :func:`span`, and does not
-need to know the episode; outside of an episode, nothing is recorded. Your code can do so, too::
+The code that runs an episode collects its spans. The code that the episode calls records them with
+:func:`span`, and does not need to know the episode. Outside of an episode, nothing is recorded. Your code can
+record spans, too::
 
     with span("tool", "search"):
         ...

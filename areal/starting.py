@@ -1,4 +1,4 @@
-"""Starts processes that end with this one; :mod:`areal.lifetime` is their part of it."""
+"""Starts processes that end when this one ends; :mod:`areal.lifetime` is the part that they run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _ROOT = Path(__file__).absolute().parents[1]
 def main_of(module: str) -> str:
     """Return Python code that runs ``main()`` of a module of areal.
 
-    It imports the package without its ``__init__``, which needs more than such a process may have. Other
-    imports also use the import path of this process, which PYTHONPATH may have set.
+    It imports the package without its ``__init__``, because such a process may lack packages that this one
+    imports. Other imports also use the import path of this process, which PYTHONPATH may have set.
     """
     places = [place for place in sys.path if os.path.isabs(place)]
     return (
@@ -32,7 +32,7 @@ def main_of(module: str) -> str:
 
 
 class _Starter:
-    """A thread that lasts as long as this process; a forked process has another one."""
+    """A thread that lasts as long as this process; a forked process has its own."""
 
     def __init__(self) -> None:
         self._forget()
@@ -56,7 +56,7 @@ def start_process(arguments: list[str], **options: Any) -> subprocess.Popen[byte
 
     Args:
         arguments: the command.
-        options: of :class:`subprocess.Popen`.
+        options: keyword arguments of :class:`subprocess.Popen`.
 
     Raises:
         OSError: this host has no more processes, descriptors or memory.

@@ -1,4 +1,4 @@
-"""Sizes of one step of an engine and of the learner, which the estimate of memory must know, too."""
+"""Sizes of one step of an engine and of the learner, which the memory estimate uses, too."""
 
 BATCHED_TOKENS = 8192
 """Maximum number of tokens in one forward pass of an engine."""

@@ -87,7 +87,7 @@ def thought_of(
     longest = ids.index(close) + 1 if close is not None and close in ids else len(ids)
     if longest < len(ids) and CLOSE not in decode(ids[: longest - 1]):
         return Thought(longest, "own")
-    # Spelled in several tokens, whose last one may be the beginning of the words, too.
+    # The mark takes several tokens, and the last of them may also contain the first of the words.
     return Thought(bisect_left(range(longest), True, key=lambda n: CLOSE in decode(ids[:n])), "own")
 
 

@@ -30,7 +30,7 @@ class GivenUp(BaseException):
 
 
 class CallThread:
-    """A thread that makes one call after the other."""
+    """A thread that makes one call after another."""
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[tuple[Future[Outcome], Callable[[], Any]] | None] = SimpleQueue()
@@ -79,7 +79,7 @@ class CallThread:
             outcome, call = given
             if outcome.set_running_or_notify_cancel():
                 outcome.set_result(tried(call))
-            del given, outcome, call  # what they hold is not to wait for the next call
+            del given, outcome, call  # free what they hold before the wait for the next call
 
 
 async def _result_of(outcome: Future[Outcome]) -> Any:

@@ -92,7 +92,7 @@ class Trajectory:
         experts = values.pop("experts")
         data = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
         data["images"] = [image.to_json() for image in self.images]
-        # They are hundreds of numbers a token.
+        # They are hundreds of numbers per token.
         return data if experts is None else {**data, "experts": packed_array(experts)}
 
     @classmethod
@@ -146,7 +146,7 @@ class Episode:
         seconds: where the time was spent: in calls of the ``model`` and of the environment (``env``), in the
             ``verifier`` within them, and waiting for a worker of the environment (``env_queue``). Concurrent
             calls all count.
-        spans: what it did at which time, ordered by end.
+        spans: what it did and when, ordered by end time.
     """
 
     trajectories: list[Trajectory]

@@ -50,7 +50,7 @@ async def wait_all(*works: Awaitable[T]) -> list[T]:
         first = failures.exceptions[0]
     else:
         return [task.result() for task in tasks]
-    raise first  # outside of the handler: its own cause stays its cause
+    raise first  # outside of the handler, to keep its own cause
 
 
 async def _awaited(work: Awaitable[T]) -> T:
@@ -139,7 +139,7 @@ class Watch:
 
     async def check(self) -> None:
         """Raise the error of failed work; if several failed, that of the work that was added first."""
-        await asyncio.sleep(0)  # work that was just set off may be about to end
+        await asyncio.sleep(0)  # let work that was just started fail
         self._raise()
 
     def _raise(self) -> None:

@@ -27,8 +27,17 @@ def add_env(commands: Any) -> None:
     )
     init.add_argument("name", metavar="NAME", help="the id of the environment, such as my-env")
     init.set_defaults(run=_init)
-    actions.add_parser("list", help="list all environments with their options").set_defaults(run=_list)
-    show = actions.add_parser("show", help="describe one environment and its options")
+    listed = actions.add_parser(
+        "list",
+        help="list all environments with their options",
+        description="List all environments with their options.",
+    )
+    listed.set_defaults(run=_list)
+    show = actions.add_parser(
+        "show",
+        help="describe one environment and its options",
+        description="Describe one environment and its options.",
+    )
     show.add_argument("name", metavar="ENV", help=_WHICH)
     show.set_defaults(run=_show)
     check = actions.add_parser(

@@ -29,9 +29,9 @@ def complaint(error: Any) -> str:
 def meant(key: str) -> str:
     """Return which settings an unknown name may mean, or else which settings its section has.
 
-    A name that other trainers use in another sense has an answer of its own. The candidates are, in this
-    order: settings of that name in other sections; settings that other trainers call by that name; settings
-    whose initials it is; the closest name in its section; the closest of all.
+    A name that other trainers use in another sense has its own answer. The candidates are, in this order:
+    settings of that name in other sections; settings that other trainers call by that name; settings with
+    these initials; the closest name in its section; the closest of all.
     """
     *section, name = key.lower().replace("-", "_").split(".")
     if name in OTHERWISE:

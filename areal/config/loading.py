@@ -68,7 +68,7 @@ def _merge_overrides(data: dict[str, Any], overrides: list[str]) -> None:
 
 def _given(item: str, text: str) -> Any:
     """Return the value of an override: YAML, or a template with fields, such as ``Q: {question}``."""
-    if _FIELD.match(text):  # to YAML {label} is a mapping, of label to nothing
+    if _FIELD.match(text):  # YAML reads {label} as a mapping of label to null
         return text
     try:
         value = yaml.safe_load(text)
@@ -77,7 +77,7 @@ def _given(item: str, text: str) -> Any:
             return text
         raise UserError(f"the value in '{item}' is not valid YAML; put it in quotes") from error
     if isinstance(value, dict | list) and not text.lstrip().startswith(("{", "[")):
-        return text  # words with a colon behind one
+        return text  # words that contain a colon
     return _number(value)
 
 
@@ -126,7 +126,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _text(path: Path) -> str:
-    """Read a file as UTF-8, or as what its byte order mark says."""
+    """Read a file in the encoding of its byte order mark, or else in UTF-8."""
     data = path.read_bytes()
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "utf-16" if wide else "utf-8-sig"
@@ -155,7 +155,7 @@ def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def _number(value: Any) -> Any:
-    """Read ``1e-3`` as a number: YAML 1.1 takes it for a string because it has no dot."""
+    """Read ``1e-3`` as a number; in YAML 1.1 it is a string, because it has no dot."""
     if isinstance(value, str):
         try:
             return float(value) if "e" in value.lower() and value[0] in "+-.0123456789" else value

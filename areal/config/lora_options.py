@@ -1,15 +1,15 @@
-"""What adapters are like beside their rank: by the names of peft's ``adapter_config.json``."""
+"""Options of adapters besides their rank, named as in peft's ``adapter_config.json``."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
-from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+from typing_extensions import TypedDict  # pydantic accepts the one in typing only from Python 3.12 on
 
 
 class LoraOptions(TypedDict, total=False):
-    """Those that are not given are peft's, but for ``lora_alpha`` (areal.learner.lora)."""
+    """Missing options have peft's defaults, except ``lora_alpha`` (areal.learner.lora)."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 

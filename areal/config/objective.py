@@ -53,21 +53,21 @@ class Objective(Settings):
     ratio: Ratio = "token"
     """Importance ratio per token or per sequence."""
     decoupled: bool = True
-    """true: the trust region is around the policy at the start of the step, π_prox, with the weight
-    π_prox/π_behav; false: it is around the policy that sampled, π_behav (naive)."""
+    """The center of the trust region. true: the policy at the start of the step, π_prox; tokens have the
+    weight π_prox/π_behav. false: the policy that sampled, π_behav (naive)."""
     surrogate: Surrogate = "ppo"
-    """ppo: clipped ratios lose their gradient; cispo: the clipped ratio is a constant weight."""
+    """ppo: clipped ratios have no gradient. cispo: the clipped ratio is a constant weight."""
     clip: Bound = Field(0.2, gt=0)
     """Lower clipping range ε. It is also the upper one if neither clip_high nor the preset sets that."""
     clip_high: Bound | None = Field(None, gt=0)
     """Upper clipping range ε."""
     dual_clip: Bound = Field(math.inf, gt=1)
-    """Largest ratio that counts if the advantage is negative."""
+    """Upper bound of the ratio if the advantage is negative."""
     behav_clip: Bound = Field(5.0, gt=1)
     """Cap of the weight π_prox/π_behav of a decoupled objective, which corrects for stale rollouts and for an
     engine that rounds more than the learner (engine.quantization)."""
     behav_mode: BehavMode = "mask"
-    """What happens to a token whose weight exceeds behav_clip. mask: it does not contribute to the loss;
+    """What happens to a token whose weight exceeds behav_clip. mask: it does not contribute to the loss.
     truncate: its weight is the cap."""
     aggregation: Aggregation = "token-mean"
     """How the losses of tokens become the loss of a minibatch."""
@@ -85,7 +85,7 @@ class Objective(Settings):
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount factor γ of advantage=gae, per token."""
     gae_lambda: float = Field(1.0, ge=0, le=1)
-    """λ of advantage=gae; 1: use only returns; 0: rely on the critic."""
+    """λ of advantage=gae. 1: use only returns. 0: rely on the critic."""
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -30,12 +30,12 @@ class RolloutConfig(Settings):
     group_size: int = Field(8, ge=1)
     """Number of episodes of each problem (a group)."""
     max_staleness: Staleness = Field(4, ge=0)
-    """η, the maximum staleness of a token when the learner consumes it, in updates; 0: synchronous training;
+    """η, the maximum staleness of a token when the learner consumes it, in updates. 0: synchronous training.
     inf: generation never waits for the learner."""
     interruption: Literal["recompute", "keep", "drain"] = "recompute"
-    """What a weight update does to requests in flight. recompute: they pause between two tokens, and their
-    prefixes are recomputed under the new weights; keep: they pause, and keep their KV cache; drain: the
-    update waits until they have finished."""
+    """What a weight update does to requests in flight. recompute: it pauses them, and the engine recomputes
+    their KV cache under the new weights. keep: it pauses them, and they keep their KV cache. drain: it waits
+    until they have finished."""
     max_concurrent: int | None = Field(None, ge=1)
     """Maximum number of episodes in flight; null: one batch."""
     max_new_tokens: int = Field(64, ge=1)
@@ -52,12 +52,11 @@ class RolloutConfig(Settings):
     env_workers: int = Field(8, ge=1)
     """Maximum number of concurrent calls of reset and step."""
     env_isolation: Literal["auto", "thread", "process"] = "auto"
-    """Where the calls of environments run. thread: on threads of one process; process: each environment in
-    its own process, which areal can end if native code hangs or crashes; auto: on threads, unless the
-    environment asks for a process."""
+    """Where environments run. auto: on threads, unless an environment asks for a process. thread: on threads
+    of one process. process: each in its own process, which areal can end if native code hangs or crashes."""
     workers: int = Field(0, ge=0)
-    """Number of processes, each with a pool of environments, that run the training episodes; 0: they run in
-    the process of the run itself."""
+    """Number of processes that run the training episodes, each with its own pool of environments; 0: the
+    process of the run itself runs them."""
     env_time_limit: float = Field(300.0, gt=0)
     """Time limit of one reset or step, in seconds; a call that takes longer has failed."""
     max_retries: int = Field(2, ge=0)
@@ -98,8 +97,8 @@ class EngineConfig(Settings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights and of the computation; auto: float32 on a CPU, bfloat16 on a GPU."""
     quantization: Literal["fp8"] | None = None
-    """Data type of the weights of linear layers and experts. fp8: vLLM rounds them to FP8 at the start and at
-    each update, on GPUs of compute capability 8.9 or more (docs/gpu.md); null: engine.dtype."""
+    """Data type of the weights of linear layers and experts. null: engine.dtype. fp8: vLLM rounds them to FP8
+    at the start and at each update, on GPUs of compute capability 8.9 or more (docs/gpu.md)."""
     eager: bool | None = None
     """Run without compilation and CUDA graphs; null: true on a CPU, false on a GPU."""
     count: int | None = Field(None, ge=1)
@@ -109,18 +108,18 @@ class EngineConfig(Settings):
     """Number of GPUs (on a CPU, processes) that share the weights and the KV cache of one engine. It must
     divide the number of attention heads (docs/gpu.md)."""
     gpu: int | None = Field(None, ge=0)
-    """Number of the GPU of the first engine; GPU 0 is the learner's first. Further engines use the next GPUs,
-    and start again at GPU 0 after the last. null: a GPU that the learner does not use, if there is one."""
+    """Number of the GPU of the first engine. Further engines use the next GPUs, and GPU 0 again after the
+    last one. GPU 0 is the learner's first GPU. null: a GPU that the learner does not use, if there is one."""
     swap: Literal["together", "in_turn"] = "together"
-    """How several engines load new weights. together: at the same time; in_turn: one after the other, while
-    the others generate (docs/cluster.md)."""
+    """How several engines load new weights. together: at the same time. in_turn: one after another, while the
+    others generate (docs/cluster.md)."""
 
     @model_validator(mode="after")
     def _quantises_16_bits(self) -> EngineConfig:
         if self.quantization is not None and self.dtype == "float32":
             raise ValueError(
-                f"engine.quantization={self.quantization} has layers that compute in 16 bits: leave out "
-                "engine.dtype=float32, or the quantization"
+                f"engine.quantization={self.quantization} requires a data type of 16 bits; remove "
+                "engine.dtype=float32 or engine.quantization"
             )
         return self
 
@@ -203,20 +202,19 @@ class LearnerConfig(Objective):
     """Data type of the computation; auto: float32 on a CPU, bfloat16 on a GPU. Trained weights and
     optimizer state are float32."""
     max_mismatch: Bound | None = Field(None, gt=0)
-    """Stop the run if the log-probabilities of engine and learner differ by more than this in the mean
-    (mismatch/logprob); null: 0.01 in float32 on a CPU, 0.2 in float32 on a GPU, 0.5 in 16 bits; inf:
-    never."""
+    """Maximum mean difference between the log-probabilities of engine and learner (mismatch/logprob), above
+    which the run stops. inf: no limit. null: 0.5 in 16 bits; in float32, 0.01 on a CPU and 0.2 on a GPU."""
     lora_rank: int = Field(0, ge=0)
     """Train an adapter of this rank instead of the weights (docs/lora.md); 0: train all weights."""
     lora_options: LoraOptions = Field(default_factory=LoraOptions)
-    """Further options of the adapter, by the names of peft: lora_alpha, use_rslora, target_modules,
-    rank_pattern, alpha_pattern (docs/lora.md)."""
+    """Further options of the adapter, named as in peft: lora_alpha, use_rslora, target_modules, rank_pattern,
+    alpha_pattern (docs/lora.md)."""
     base_precision: Literal["auto", "nf4"] = "auto"
-    """Data type of the frozen weights below an adapter. auto: learner.dtype, which is bfloat16 on a GPU; nf4:
-    4 bits (QLoRA, docs/lora.md)."""
+    """Data type of the frozen weights of an adapter's base. auto: learner.dtype. nf4: 4 bits (QLoRA,
+    docs/lora.md)."""
     router_replay: bool = False
-    """In a mixture of experts, the learner routes each token to the experts to which the engine routed it
-    (R3, docs/objectives.md)."""
+    """Whether the learner routes each token to the experts to which the engine routed it, in a mixture of
+    experts (R3, docs/objectives.md)."""
     activation_checkpointing: bool | None = None
     """Store only the input of each layer for the backward pass and recompute the rest. Updates take a fifth
     longer and much less memory; null: only on a GPU that is too small without it (docs/gpu.md)."""
@@ -228,9 +226,9 @@ class LearnerConfig(Objective):
     def _of_an_adapter(self) -> LearnerConfig:
         for name, given in (("lora_options", self.lora_options), ("base_precision", self.base_precision)):
             if not self.lora_rank and given not in ({}, "auto"):
-                raise ValueError(f"{name} is of an adapter: set lora_rank, too")
+                raise ValueError(f"{name} applies only to an adapter; set lora_rank, too")
         if self.lora_options.get("use_rslora") and "lora_alpha" not in self.lora_options:
-            raise ValueError("lora_options.use_rslora scales by lora_alpha/√rank: give lora_alpha, too")
+            raise ValueError("lora_options.use_rslora scales by lora_alpha/√rank; set lora_alpha, too")
         return self
 
 
@@ -308,9 +306,9 @@ class Config(Settings):
     model: str = STARTER
     """A hub id, a folder, or 'starter', the model that ships with areal."""
     recipe: str | None = None
-    """Name of the recipe, predefined settings to start from (`--recipe list`); null: chosen by the size of
-    the model and the GPUs for models of 50 million parameters or more, no recipe for smaller ones; none: no
-    recipe (docs/recipes.md)."""
+    """Name of the recipe, predefined settings to start from (`--recipe list`, docs/recipes.md). null: chosen
+    by the size of the model and the GPUs for models of 50 million parameters or more, no recipe for smaller
+    ones. none: no recipe."""
     steps: int = Field(100, ge=1)
     """Number of updates."""
     seed: int = Field(0, ge=0, lt=2**32)
@@ -319,7 +317,7 @@ class Config(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of learner and engines; auto: the GPU if there is one."""
     placement: Literal["local", "ray"] = "local"
-    """Where learner and engines run. local: on this machine; ray: on the hosts of a Ray cluster
+    """Where learner and engines run. local: on this machine. ray: on the hosts of a Ray cluster
     (docs/cluster.md)."""
     output: Path = Path("runs")
     """Folder in which the run directory is created."""

@@ -81,7 +81,7 @@ RENAMED = {
 }
 """The former name of a setting, and its current name."""
 
-_ONCE = "areal goes through each batch once: leave it out"
+_ONCE = "areal trains on each batch once; remove it"
 _STEPS = "set 'learner.minibatches', the optimizer steps for each batch"
 OTHERWISE = {
     **dict.fromkeys(("num_iterations", "ppo_epochs", "num_ppo_epochs", "update_epochs"), _ONCE),

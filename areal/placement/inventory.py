@@ -101,7 +101,7 @@ def stated(machine: str) -> Inventory:
     count, _, size = machine.lower().removesuffix("gb").partition("x")
     if not (count.isdecimal() and size.isdecimal() and int(count) and int(size) in SOLD):
         sizes = ", ".join(map(str, SOLD))
-        raise UserError(f"'{machine}' is no machine: give COUNTxSIZE, such as 1x24, of {sizes} GB")
+        raise UserError(f"'{machine}' is not of the form COUNTxSIZE, such as 1x24; SIZE is {sizes} GB")
     nbytes, model = int(SOLD[int(size)] * 2**30), f"GPU of {size} GB"
     gpus = [
         Device("host", index, f"gpu-{index}", nbytes, str(index), model, _RECENT)

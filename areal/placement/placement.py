@@ -192,13 +192,13 @@ def _check_quantization(config: Config, device_type: str, devices: Iterable[Devi
     if (wanted := config.engine.quantization) is None:
         return
     if device_type == "cpu":
-        raise UserError(f"engine.quantization={wanted} needs a GPU; leave it out on a CPU")
+        raise UserError(f"engine.quantization={wanted} needs a GPU; remove it on a CPU")
     for device in devices:
         if device.capability < _FP8:
             found = ".".join(map(str, device.capability))
             raise UserError(
                 f"engine.quantization={wanted} needs GPUs of compute capability 8.9 or more (Ada, Hopper or "
-                f"later), and GPU {device.index} of {device.host} ({device.model}) has {found}; leave it out"
+                f"later); GPU {device.index} of {device.host} ({device.model}) has {found}; remove it"
             )
 
 

@@ -30,7 +30,7 @@ class FullOnce(LearnerRank):
 
     async def write(self, wanted: frozenset[int] = frozenset()) -> Path:
         if self._staged.version == 2:
-            raise DiskFull("no space left for a checkpoint in checkpoints; free some")
+            raise DiskFull("no space left for a checkpoint in checkpoints; free some space")
         return await super().write(wanted)
 
 
@@ -38,7 +38,7 @@ class AlwaysFull(LearnerRank):
     """No checkpoint can be written."""
 
     async def write(self, wanted: frozenset[int] = frozenset()) -> Path:
-        raise DiskFull("no space left for a checkpoint in checkpoints; free some")
+        raise DiskFull("no space left for a checkpoint in checkpoints; free some space")
 
 
 class FailsOnce(LearnerRank):

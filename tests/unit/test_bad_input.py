@@ -71,7 +71,7 @@ CASES = {
     "TRL's name": (["num_generations=8"], ["did you mean 'rollout.group_size'?"]),
     "verl's name": (["rollout.n=8"], ["did you mean 'rollout.group_size'?"]),
     "verl's path": (["actor_rollout_ref.actor.optim.lr=1"], ["did you mean 'learner.learning_rate'?"]),
-    "TRL's passes": (["num_iterations=2"], ["areal goes through each batch once"]),
+    "TRL's passes": (["num_iterations=2"], ["areal trains on each batch once"]),
     "verl's size": (
         ["actor.ppo_mini_batch_size=32"],
         ["'learner.minibatches'", "batch size / mini-batch size"],

@@ -321,7 +321,7 @@ def test_a_full_disk_is_one_clear_line_wherever_it_fills(tmp_path: Path):
     )
     assert out.returncode == 0, out.stderr
     *lines, used = out.stdout.splitlines()
-    assert lines == [f"no space left for a checkpoint in {tmp_path}; free some"] * 5
+    assert lines == [f"no space left for a checkpoint in {tmp_path}; free some space"] * 5
     assert int(used) > 14_200
 
 

@@ -42,7 +42,7 @@ def inventory(*capabilities: tuple[int, int]) -> Inventory:
 
 
 def test_it_is_refused_where_no_gpu_multiplies_in_fp8():
-    with pytest.raises(UserError, match=r"engine\.quantization=fp8 needs a GPU; leave it out on a CPU"):
+    with pytest.raises(UserError, match=r"engine\.quantization=fp8 needs a GPU; remove it on a CPU"):
         plan(parse_config(CONFIG), inventory=machine())
     with pytest.raises(
         UserError, match=r"8\.9 or more .* GPU 1 of one \(NVIDIA H100 .*\) has 8\.0"
@@ -62,7 +62,7 @@ def test_an_engine_that_joins_is_refused_on_an_older_gpu():
 
 
 def test_engines_of_32_bits_are_not_quantised():
-    with pytest.raises(UserError, match=r"leave out engine\.dtype=float32"):
+    with pytest.raises(UserError, match=r"remove engine\.dtype=float32"):
         parse_config({"engine": {"quantization": "fp8", "dtype": "float32"}})
 
 

@@ -229,5 +229,5 @@ def test_a_dry_run_plans_for_gpus_that_are_not_there(
     assert "recipe: 7b-24gb" in said("--dry-run", "--on", "1x24")
     assert "GiB of GPU memory are missing" in said("--dry-run", "--on", "1x24", "recipe=none")
     for wrong in ("24", "0x24", "1x25"):
-        assert f"'{wrong}' is no machine: give COUNTxSIZE" in said("--dry-run", "--on", wrong)
+        assert f"'{wrong}' is not of the form COUNTxSIZE" in said("--dry-run", "--on", wrong)
     assert "give it with --dry-run" in said("--on", "1x24")

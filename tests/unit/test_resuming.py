@@ -397,7 +397,7 @@ async def test_a_full_disk_costs_the_journal_and_not_the_run(tmp_path: Path):
     assert len(run.read_rollouts(1)) == 1, "batches are recorded all the same"
     assert read_journal(run.journal) is not None, "there was room again"
     (line,) = warnings
-    assert line.startswith(f"no space left for the journal in {run.path}; free some; until")
+    assert line.startswith(f"no space left for the journal in {run.path}; free some space; until")
     await journal.close()
 
 

@@ -254,7 +254,7 @@ def test_truncation_of_a_run_that_wrote_nothing(run):
 def test_full_disk_while_logging_metrics(run):
     (run.path / "metrics.jsonl").symlink_to("/dev/full")
     message = refused(lambda: run.log_metrics({"step": 1}))
-    assert message == f"no space left in {run.path}; free some"
+    assert message == f"no space left in {run.path}; free some space"
 
 
 def test_full_disk_while_logging_rollouts_leaves_no_part(run):

@@ -270,7 +270,7 @@ async def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     directory = RunDirectory.create(config)
     await asynchronous(ScriptedEngine(), directory, config, rank=disks.FullOnce)
     assert [p.name for p in sorted(directory.checkpoints.iterdir())] == ["step-000004", "step-000006"]
-    assert "free some; the run continues, and tries again" in caplog.text
+    assert "free some space; the run continues, and tries again" in caplog.text
 
     config = settings(tmp_path, "always", steps=4, checkpoint={"every": 2})
     directory = RunDirectory.create(config)
