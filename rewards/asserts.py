@@ -1,7 +1,7 @@
 """Splits an assertion into a call and the value that it expects; it runs inside the sandbox.
 
-The text of this file is the source of a job (code.py): the assertions come from a data set, so they are
-parsed and their literals are evaluated where they can do no harm. The code under test is not there, so an
+The text of this file is the source of a job (code.py), because the assertions come from a data set: they are
+parsed and their literals are evaluated where they can do no harm. The code under test is absent, so an
 undefined name is one of its names.
 """
 

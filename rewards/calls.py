@@ -79,10 +79,10 @@ def read_calls(text: str) -> list[Call] | None:
 
 def _call(node: ast.expr) -> Call:
     if not isinstance(node, ast.Call) or node.args or any(keyword.arg is None for keyword in node.keywords):
-        raise ValueError("no call with named arguments")
+        raise ValueError("not a call with named arguments")
     arguments = {str(keyword.arg): _value(keyword.value) for keyword in node.keywords}
     if len(arguments) < len(node.keywords):
-        raise ValueError("an argument is there twice")
+        raise ValueError("an argument occurs twice")
     return _name(node.func), arguments
 
 
@@ -91,7 +91,7 @@ def _name(node: ast.expr) -> str:
         return f"{_name(node.value)}.{node.attr}"
     if isinstance(node, ast.Name):
         return node.id
-    raise ValueError("no name of a function")
+    raise ValueError("not the name of a function")
 
 
 def _value(node: ast.expr) -> Any:
@@ -115,7 +115,7 @@ def _value(node: ast.expr) -> Any:
 
 def _key(node: ast.expr | None) -> Any:
     if not isinstance(node, ast.Constant):
-        raise ValueError("a key that is no literal")
+        raise ValueError("a key that is not a literal")
     return node.value
 
 
@@ -170,7 +170,7 @@ def _is_right(value: Any, right: list[Any], described: Mapping[str, Any]) -> boo
         value = float(value)
     kind, given = _TYPES[said], type(value)
     answers = [type(answer) for answer in right if answer != ""]
-    # Where the right values are not of the described type, they are names of variables, as text.
+    # Correct values that are not of the described type are names of variables, as text.
     variable = bool(answers) and answers[0] is not kind
     if given is not kind:
         return variable and given is answers[0] and value in right
@@ -205,6 +205,6 @@ def _same_fields(given: Mapping[str, Any], right: Mapping[str, list[Any]]) -> bo
 
 
 def _plain(value: Any) -> Any:
-    """Return a text without what does not matter: spaces, most punctuation, capitalization, kind of
+    """Return a text without irrelevant differences: spaces, most punctuation, capitalization, kind of
     quotes."""
     return _PUNCTUATION.sub("", value).lower().replace("'", '"') if isinstance(value, str) else value

@@ -49,7 +49,7 @@ _REMEMBERED = 20_000
 """Number of parsed lists of assertions in the cache: a training set is verified repeatedly."""
 
 _sound: set[AssertTests | CheckTests] = set()
-"""The tests also pass with code that solves nothing."""
+"""Tests that have been found sound: code that solves nothing fails them."""
 
 CaseStatus: TypeAlias = Status | Literal["wrong"]
 
@@ -166,7 +166,7 @@ class CodeVerifier:
         return wait_for(self.verify(source, tests, before=before, ahead=ahead))
 
     async def ensure_sound(self, tests: Tests) -> None:
-        """Raise an error if tests pass with any code: run them once with code that solves nothing.
+        """Run tests once with code that solves nothing; raise an error if they pass.
 
         Raises:
             SandboxUnavailable: the sandbox failed.
@@ -178,7 +178,7 @@ class CodeVerifier:
             paths = [tests.entry]
         else:
             split = await self._split(tests)
-            # What is compared with a value does not pass with all of several others.
+            # A comparison with one value cannot pass with several different values.
             paths = [] if split.calls else list(split.proxies)
         for value in PROBES if paths else ():
             if (await self.verify(probe(paths, value), tests)).score < 1:
@@ -214,7 +214,7 @@ class CodeVerifier:
             shown = (_cut(case.stdin), _cut(outcome.stdout), _cut(case.stdout), _cut(outcome.error))
             verdicts.append(PASSED if passed else CaseVerdict(False, status, *shown))
             outcomes.append(outcome)
-            # After one that takes too long the others would, too, as in the calls of one process.
+            # If one takes too long, the others probably would, too; calls in one process also stop there.
             if not passed and (not self._partial or status == "timeout"):
                 rest = tests.cases[len(verdicts) :]
                 verdicts += [CaseVerdict(False, status, _cut(c.stdin), "", _cut(c.stdout)) for c in rest]
@@ -230,7 +230,7 @@ class CodeVerifier:
             outcomes.append(outcome)
             for place, (number, case) in enumerate(split.calls.items()):
                 answer = _answer(outcome, place)
-                # The assertion says ``==``; nothing looser is meant.
+                # The assertion says ``==``, so no looser comparison applies.
                 passed = isinstance(answer, Returned) and bool(answer.value == case.expected)
                 verdicts[number] = PASSED if passed else _failed(outcome, answer, case)
         failure = next((verdict for verdict in verdicts.values() if not verdict.passed), None)
@@ -292,7 +292,7 @@ class CodeVerifier:
 
     async def _sound(self, failed: Outcome, limits: SandboxLimits) -> bool:
         """Return whether code that only waits lives longer than the failed run."""
-        # For as long alone, what ends all runs now and then might let it live by chance.
+        # Longer than the failed run: with the same time, it might survive an occasional failure by chance.
         seconds = min(2 * failed.seconds + _SPARE_S, limits.wall_s)
         wait = Job(_WAIT, Calls((Call("wait", (seconds,)),)))
         return (await self._sandbox.run(wait, replace(limits, wall_s=seconds + _SPLIT_S))).status == "ok"
@@ -303,8 +303,8 @@ class CodeVerifier:
         if known is not None:
             return known
         calls = [Call(step, (tests.setup, text)) for text in tests.asserts for step in ("split", "needs")]
-        # The verifier's limits are meant for code under test: under a short one a good list would look broken
-        # where the machine is busy.
+        # The verifier's limits are meant for code under test. Under a short one, valid assertions could fail
+        # on a busy machine.
         limits = replace(self._limits, wall_s=max(self._limits.wall_s, _SPLIT_S), cpu_s=None)
         outcome = await self._run(Job(_SPLITTER, Calls(tuple(calls), ahead=True)), limits)
         if outcome.status != "ok":
@@ -355,9 +355,9 @@ class _Split:
             function, args, kwargs, expected = split.value
             self.calls[number] = CallCase(Call(function, tuple(args), kwargs), expected)
             return
-        # Values that cannot be sent (a lambda as an argument) end here too: the checker makes its own.
+        # Values that cannot be sent, such as a lambda, also end here; the checker creates them itself.
         if not isinstance(needs, Returned):
-            detail = needs.message if isinstance(needs, Raised) else "it gave no value"
+            detail = needs.message if isinstance(needs, Raised) else "it returned no value"
             raise ValueError(f"assertion {number} cannot be used without the code under test: {detail}")
         names, modules = needs.value
         self.others.append(number)
@@ -387,7 +387,7 @@ def _checked(outcome: Outcome, place: int, statement: str) -> CaseVerdict:
     answer = _answer(outcome, place)
     if isinstance(answer, Returned):
         return PASSED
-    # Only the last call is known, so only the last statement can show its own.
+    # Only the last call is known, so only the last statement can show its call.
     call, gave = (outcome.last_call or (None, None)) if place + 1 >= len(outcome.values) else (None, None)
     asked = "" if call is None else _shown_call(call)
     trace = gave.trace if isinstance(gave, Raised) else ""

@@ -18,7 +18,7 @@ from typing import Any, Literal
 _NUMBER = re.compile(
     r"[+-]?((\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[iI][nN][fF]([iI][nN][iI][tT][yY])?)", re.ASCII
 )
-"""Unambiguous, so that matching takes linear time: the text comes from a model."""
+"""The pattern is unambiguous, so that matching takes linear time: the text comes from a model."""
 _INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 _LONGEST_KEY = 10**18
 """Maximum number of digits of an integer as the key of a JSON object."""
@@ -48,12 +48,12 @@ class Comparison:
         tuples_are_lists: treat ``(1, 2)`` and ``[1, 2]`` as equal, as benchmarks in JSON must.
         keys_are_text: treat ``{1: 2}`` and ``{"1": 2}`` as equal, for the same reason.
         nan_is_nan: treat two NaNs as equal.
-        output: how the outputs of programs are compared. ``"lines"``: line by line, but for space at the
-            ends of lines and for empty lines at the end; with a tolerance, words that are numbers may differ
-            within it. ``"words"``: likewise, but for all empty lines and all space between words; a
-            number need not be written as expected. ``"decimals"``: line by line, but for space around lines
-            and around the whole; lines that consist of numbers may write them otherwise (``2.0`` for ``2``),
-            there is no tolerance.
+        output: how the outputs of programs are compared. ``"lines"``: line by line, without space at the ends
+            of lines and empty lines at the end; with a tolerance, words that are numbers may differ within
+            it. ``"words"``: likewise, without all empty lines and all space between words; a number need not
+            be written as expected. ``"decimals"``: line by line, without space around lines and around the
+            whole; lines that consist of numbers may write them differently (``2.0`` for ``2``), without a
+            tolerance.
     """
 
     relative: float = 0.0

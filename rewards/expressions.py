@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 LONGEST = 200
-"""Maximum number of characters of an expression: more than any needs, and few enough to parse."""
+"""Maximum number of characters of an expression: more than any needs, and fast to parse."""
 
 _BINARY: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,

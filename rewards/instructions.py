@@ -39,10 +39,10 @@ def _follows(said: str, prompt: str, name: str, options: dict[str, Any]) -> bool
         checker.build_description(prompt=prompt)
     try:
         return bool(said.strip()) and bool(checker.check_following(said))
-    except RecursionError:  # JSON is asked for, and its brackets have no end
+    except RecursionError:  # a check parses JSON, whose brackets are nested too deeply
         return False
     except LookupError as error:
-        if type(error) is not LookupError:  # NLTK raises just that
+        if type(error) is not LookupError:  # NLTK raises no subclass
             raise
         raise UserError(
             f"instructions: NLTK lacks the data to check '{name}'; with network access, run python -m "
@@ -54,12 +54,12 @@ def _follows(said: str, prompt: str, name: str, options: dict[str, Any]) -> bool
 def _checkers() -> dict[str, Any]:
     """Return the checkers of lm-evaluation-harness, which are those of the paper's authors, by name."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # it says what it downloads
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it downloads
             from langdetect import DetectorFactory
             from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
     except ModuleNotFoundError as error:
         raise UserError(f"verifier 'instructions': {install_hint('ifeval')}") from error
-    # Without one, it guesses the language of a short text now so, now so.
+    # Without a seed, it detects different languages in the same short text.
     factory: Any = DetectorFactory
     factory.seed = 0
     return INSTRUCTION_DICT

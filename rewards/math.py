@@ -1,7 +1,7 @@
 """Judges mathematical answers with rules (:mod:`areal.rewards.mathematics.same`) and, if these do not decide,
 with math-verify.
 
-A check ends within its limit, whatever the answer makes sympy do, and does not affect other checks. An answer
+A check ends within its limit, even if sympy hangs, and does not affect other checks. An answer
 that cannot be parsed in time is wrong. Only a verifier that cannot run is an error, which never becomes a
 reward.
 """
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 _STARTUP_LIMIT = 120.0
 _LOOK, _LOOKS = 1.0, 5
-"""Seconds between two checks whether a busy worker is stopped, and the number of checks that suffice."""
+"""Seconds between two checks of whether a busy worker is stopped, and the number of checks that suffice."""
 _PATIENCE = 20.0
 """A worker may take this many times its limit in wall-clock time: a slow machine does not make answers
 wrong."""
@@ -163,7 +163,7 @@ class _NotStarted(Exception):
 
 
 class _Ended(NamedTuple):
-    """Why a worker gave no verdict, and what caused that."""
+    """Why a worker gave no verdict, and whether the answer was the cause."""
 
     reason: str
     cause: Literal["answer", "outside", "unclear"]
@@ -177,7 +177,7 @@ def _start(memory: int) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env={"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
-        # Ctrl-C is for the run, which ends its workers in order.
+        # Ctrl-C must reach only the run, which ends its workers in order.
         start_new_session=True,
     )
 
@@ -223,7 +223,7 @@ class _CheckerProcess:
         reason = f"the death of its worker (exit code {code})"
         if -code in FROM_OUTSIDE:
             return _Ended(reason, "outside")
-        # A crash, or an error of the system, may be the answer's doing as well as that of a host in trouble.
+        # Either the answer or a problem of the host may cause a crash or a system error.
         return _Ended(reason, "unclear" if code < 0 or code == TROUBLE else "answer")
 
     def _line(self, seconds: float) -> bytes:
@@ -233,7 +233,7 @@ class _CheckerProcess:
         deadline = time.monotonic() + seconds
         line, stopped = b"", 0
         while not line.endswith(b"\n"):
-            # Looks at least once when the time is over: this process may have been stopped meanwhile.
+            # Look at least once after the time limit, because this process may have been stopped meanwhile.
             left = max(0.0, deadline - time.monotonic())
             if not select.select([descriptor], [], [], min(left, _LOOK))[0]:
                 stopped = stopped + 1 if self._is_stopped() else 0
@@ -261,7 +261,7 @@ class _CheckerProcess:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):  # an unsent job of a worker that died
+                with contextlib.suppress(BrokenPipeError):  # the worker died before it received its job
                     pipe.close()
 
 

@@ -1,8 +1,8 @@
 """A process that judges mathematics: reads pairs as JSON lines and writes verdicts as JSON lines.
 
-Run by :mod:`areal.rewards.math` so that it imports math-verify, and of areal only this. It always ends after
-the process that started it: the kernel kills it, even if it is stopped; its input ends; or, in a check that
-hangs, the kernel enforces the limit of its CPU time, which no computation can block.
+:mod:`areal.rewards.math` starts it such that it imports math-verify, and no other part of areal. It always
+ends when the process that started it ends: the kernel kills it, even if it is stopped, or its input ends. In
+a check that hangs, the kernel enforces the limit of its CPU time, which no computation can block.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from areal.lifetime import kill_with_parent
 
 _DIGITS = 60
 TROUBLE = 75
-"""Exit code after an error of the system, such as a library that cannot be read."""
+"""Exit code after a system error, such as a library that cannot be read."""
 
 
 def equivalent(parse: Any, verify: Any, answer: str, target: str) -> bool:
     """Return whether math-verify considers ``answer`` equal to ``target``, and no numbers in them differ."""
     parsed_target = _parsed(parse, target)
     parsed_answer = _parsed(parse, answer)
-    # Time limits are the parent's: math-verify's own rest on an exception that sympy may swallow.
+    # The parent enforces time limits: math-verify's raise an exception that sympy may swallow.
     if not verify(parsed_target, parsed_answer, timeout_seconds=None):
         return False
     return not (parsed_target and parsed_answer and _differ(parsed_target[0], parsed_answer[0]))
@@ -38,7 +38,7 @@ def _parsed(parse: Any, text: str) -> list[Any]:
 
 
 def _differ(a: Any, b: Any) -> bool:
-    """Return whether two exact numbers differ, themselves or within two objects of the same structure.
+    """Return whether two exact numbers differ, also within two objects of the same structure.
 
     math-verify rounds to 6 places and treats numbers below 1e-15 as 0, which must not decide a reward.
     """
@@ -75,7 +75,7 @@ def main() -> None:
         os._exit(1)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Verdicts have a descriptor of their own: what a library prints must not look like one.
+    # Verdicts have their own descriptor, so that output of a library cannot look like one.
     verdicts = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     from math_verify import parse, verify
@@ -84,11 +84,11 @@ def main() -> None:
     verdicts.write("ready\n")
     for line in sys.stdin:
         job = json.loads(line)
-        # SIGPROF ends the process. It counts processor time: a machine that is slow or stopped costs nothing.
+        # SIGPROF ends the process. It counts CPU time, so a slow or stopped machine does not matter.
         signal.setitimer(signal.ITIMER_PROF, job["limit"])
         try:
             equal = equivalent(parse, verify, job["answer"], job["target"])
-        except (MemoryError, RecursionError):  # too big to understand: not an answer
+        except (MemoryError, RecursionError):  # too large to parse: not an answer
             equal = False
         except (OSError, ImportError):
             os._exit(TROUBLE)

@@ -51,7 +51,7 @@ def _parts(value: Any, max_chars: int) -> Iterator[str]:
         yield from _listed(value, max_chars)
         yield f",{end}" if kind is tuple and len(value) == 1 else end
     elif kind is int and value.bit_length() > _MAX_BITS:
-        # Python refuses to write so many digits.
+        # Python refuses to convert such a number to decimal digits.
         yield f"{hex(value)[: max_chars + 1]}"
     else:
         yield repr(value[: max_chars + 1] if kind in (str, bytes) else value)

@@ -22,12 +22,12 @@ _STAR = re.compile(r"^[ \t]*from[ \t]+[\w.]+[ \t]+import[ \t]*\*", re.MULTILINE)
 _GIVEN = frozenset(vars(builtins)) | {"__name__", "__file__", "__doc__"}
 _ABSENT = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
 
-# What code that solves nothing returns: no test that means something passes with all of them.
+# Return values of code that solves nothing; no meaningful test passes with all of them.
 PROBES = ("'no answer: areal 7f31'", "(-7.31e-05+2.17j)", "None")
 
 
 def complaint(tests: Tests) -> str | None:
-    """Return why tests cannot distinguish correct from incorrect code, as far as reading shows.
+    """Return why tests cannot distinguish correct from incorrect code, as far as their source shows.
 
     Raises:
         SyntaxError: the tests are not valid Python.
@@ -45,10 +45,10 @@ def complaint(tests: Tests) -> str | None:
 
 
 def may_pass_anything(tests: Tests) -> bool:
-    """Return whether tests must be run (CodeVerifier.ensure_sound) to know that they do not pass with any
+    """Return whether tests must be run (CodeVerifier.ensure_sound) to rule out that they pass with any
     code."""
     if isinstance(tests, AssertTests):
-        # A call that must give a value does not pass with each of several others.
+        # A call that must return one value cannot pass with several different values.
         return not any(_Names(item.strip()).called_for_a_value for item in tests.asserts)
     return isinstance(tests, CheckTests)
 
@@ -66,7 +66,7 @@ def packages(tests: Tests) -> set[str]:
     roots = {
         part.split()[0].partition(".")[0] for names in named for part in names.split(",") if part.strip()
     }
-    # What looks like an import may be a line of a docstring.
+    # A line that looks like an import may belong to a docstring.
     return roots - sys.stdlib_module_names and _imported(_abridged(text)) - sys.stdlib_module_names
 
 
@@ -106,9 +106,11 @@ def _assertion_complaint(item: str, setup: _Names, number: int) -> str | None:
         return None
     if len(free) > 1:
         first, second = sorted(free)[:2]
-        return f"its assertion {number} needs {first} and {second} of the answer, which may make them agree"
+        return (
+            f"its assertion {number} needs {first} and {second} from the answer, which could make them agree"
+        )
     if not free and not names.called_for_a_value - setup.bound:
-        return f"its assertion {number} calls nothing of the answer"
+        return f"its assertion {number} calls nothing that the answer defines"
     return None
 
 

@@ -86,7 +86,7 @@ def json_object(action: str, expected: str) -> float | None:
     found = _last_object(action)
     try:
         return None if found is None else float(_folded(found) == _folded(json.loads(expected)))
-    except RecursionError:  # so deep is no expected answer
+    except RecursionError:  # no expected answer is nested this deeply
         return 0.0
 
 

@@ -1,1 +1,1 @@
-"""How final answers are read and compared: notation, formulas, words, and when two are the same."""
+"""How final answers are read and compared: notation, formulas, words, and equality."""

@@ -1,4 +1,4 @@
-r"""Answers that choose: ``B``, ``(B)``, ``B. 42`` and ``\textbf{(B)}\ 42`` are one choice."""
+r"""Answers that are choices: ``B``, ``(B)``, ``B. 42`` and ``\textbf{(B)}\ 42`` are the same choice."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _BARE_CHOICE = re.compile(r"(?:option|choice|answer)?\s*\(?([A-Za-z])\)?", re.IG
 
 
 def chosen(answer: str, target: str, judge: Callable[[str, str], bool | None]) -> bool | None:
-    """Judge the letter of a choice, with or without the text behind it; None: this is no choice.
+    """Judge the letter of a choice, with or without the text after it; None: this is not a choice.
 
-    ``judge`` says whether the texts behind two letters are the same.
+    ``judge`` returns whether the texts after two letters are the same.
     """
     if len(target) > 1 and not (target[0] in "(\\*$" or target[1] in ").:, "):
         return None

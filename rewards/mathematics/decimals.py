@@ -1,4 +1,4 @@
-"""Numbers as they are written: digits, marks between thousands, a point, an exponent."""
+"""Numbers as they are written: digits, thousands separators, a decimal point, an exponent."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from fractions import Fraction
 
 LARGEST_EXPONENT = 9_999
-"""Of a number in scientific notation."""
+"""Largest exponent of a number in scientific notation."""
 
 DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 GROUPED = (
     r"[1-9][0-9]{0,2}(?:(?:(?P<mark>\{,\}|,|'|_)[0-9]{3})(?:(?P=mark)[0-9]{3})*(?![0-9])"
     r"|(?:(?P<gap>\\,|\\[ ]|\\;|\\:|[ ])[0-9]{3})(?:(?P=gap)[0-9]{3})*(?![0-9]|\s*/))(?:\.[0-9]+)?"
 )
-"""A number with marks between its thousands, everywhere the same one; ``2 100/102`` is none."""
+"""A number with thousands separators, all the same; ``2 100/102`` is not one."""
 NUMBER = rf"(?:{GROUPED}|{DECIMAL})(?:[eE][+-]?[0-9]{{1,5}}(?![0-9A-Za-z.]))?"
 _MARKS = re.compile(r"[^0-9.eE+-]")
 
@@ -27,7 +27,7 @@ _REPEATING = re.compile(
 
 
 class NotReadError(ValueError):
-    """The text is no formula that is understood here."""
+    """The text is not a formula that this package can read."""
 
 
 def number(text: str) -> Fraction:
@@ -45,7 +45,7 @@ def repeating(text: str, at: int) -> tuple[Fraction, int] | None:
     r"""Return a repeating decimal that begins there, and its end.
 
     These are ``0.\overline{3}``, ``0.\bar{3}``, ``0.1\dot{6}``, ``0.(3)`` and ``0.333\ldots``.
-    With dots, three digits at least must show what is repeated.
+    With dots, at least three digits must show the repeated part.
     """
     found = _REPEATING.match(text, at)
     if not found:

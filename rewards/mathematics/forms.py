@@ -1,7 +1,7 @@
-r"""Reads answers as what they are: values, lists, sets, tuples, intervals, equations, ratios, times or words.
+r"""Reads answers as values, lists, sets, tuples, intervals, equations, ratios, times or words.
 
-``1{,}000 cm``, ``\{1, 2\}``, ``1 \le x < 3`` and ``3 \pm \sqrt5`` are read;
-areal.rewards.mathematics.same compares. What is not understood is not guessed.
+Examples are ``1{,}000 cm``, ``\{1, 2\}``, ``1 \le x < 3`` and ``3 \pm \sqrt5``. This module never guesses.
+areal.rewards.mathematics.same compares the results.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DEEPEST = 8
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A number or a formula, with its unit; ``literal`` where it is one number that is written out."""
+    """A number or a formula, with its unit; ``literal`` if it is a single number in digits."""
 
     tree: Tree
     literal: Literal | None
@@ -37,7 +37,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Many:
-    """Several things: a list without brackets, a set, a tuple, an interval, a union, a ratio or a column."""
+    """Several items: a list without brackets, a set, a tuple, an interval, a union, a ratio or a matrix."""
 
     kind: Kind["list", "set", "tuple", "[]", "[)", "(]", "union", "ratio", "matrix"]
     items: tuple[Form, ...]
@@ -46,7 +46,7 @@ class Many:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """An equation or an inequality: the relations of a chain, and what stands between them."""
+    """An equation or an inequality: the signs of a chain, and its sides."""
 
     signs: tuple[str, ...]
     sides: tuple[Form, ...]
@@ -54,14 +54,14 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Infinite:
-    """An end of an interval."""
+    """Positive or negative infinity, such as the end of an interval."""
 
     sign: int
 
 
 @dataclass(frozen=True, slots=True)
 class InBase:
-    """Digits in a base that is named: ``1011_2``."""
+    """Digits with an explicit base: ``1011_2``."""
 
     digits: str
     base: str
@@ -72,9 +72,10 @@ Form: TypeAlias = Value | Many | Relation | Infinite | InBase | Words
 
 @lru_cache(maxsize=4096)
 def read(text: str, letters: Letters = "numbers") -> Form | None:
-    """Return what an answer is; None: it is not understood.
+    """Return an answer in its form; None: it cannot be read.
 
-    ``letters`` says where a letter at the end, as in ``5 m``, is a unit, no variable (notation.split_unit).
+    ``letters`` says where a letter at the end, as in ``5 m``, is a unit and not a variable
+    (notation.split_unit).
     """
     try:
         return _Reading(letters).read(plain(text), 0)
@@ -128,7 +129,7 @@ _BRACKETS = {
 
 
 def _read_known(text: str) -> Form | None:
-    """Read what has a form of its own: infinity, the empty set, times, dates and words."""
+    """Read special forms: infinity, the empty set, bases, times, dates and words."""
     infinite = _INFINITE.fullmatch(text)
     if infinite:
         return Infinite(-1 if infinite.group(1) == "-" else 1)
@@ -155,7 +156,7 @@ def _whole(number: int) -> Value:
 
 
 class _Parts:
-    """Where a text is parted outside of all brackets: by commas and ``and``, by relations, by unions."""
+    """The separators of a text outside of all brackets: commas and ``and``, relations, unions."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -170,13 +171,13 @@ class _Parts:
             elif kind in _CLOSING or kind.startswith("\\end"):
                 depth -= 1
                 if depth < 0:
-                    raise NotReadError("a bracket closes that was not open")
+                    raise NotReadError("a closing bracket has no opening one")
             elif kind == "|":
                 bars ^= 1
             elif depth == 0 and not bars:
                 self._record(kind, at)
         if depth:
-            raise NotReadError("a bracket is open")
+            raise NotReadError("a bracket is not closed")
 
     def _record(self, kind: str, at: tuple[int, int]) -> None:
         if kind in (",", ";") or _AND_OR.search(kind):
@@ -199,7 +200,7 @@ def _stripped(text: str) -> str:
 
 
 def _flat(items: Iterable[Form]) -> tuple[Form, ...]:
-    """Return the items of a list, of which ``\\pm 2`` is two."""
+    """Return the items of a list, in which ``\\pm 2`` counts as two."""
     flat: list[Form] = []
     for item in items:
         flat += item.items if isinstance(item, Many) and item.kind == "list" else [item]
@@ -207,7 +208,7 @@ def _flat(items: Iterable[Form]) -> tuple[Form, ...]:
 
 
 def _both_hold(first: Form, second: Form) -> Relation | None:
-    """Return the chain ``1 < x < 3`` that ``x > 1`` and ``x < 3`` are; None: they are something else."""
+    """Combine ``x > 1`` and ``x < 3`` to the chain ``1 < x < 3``; None: they do not form a chain."""
     if not (_is_single(first) and _is_single(second)):
         return None
     above, below = upward(first), upward(second)
@@ -219,12 +220,12 @@ def _both_hold(first: Form, second: Form) -> Relation | None:
 
 
 def _is_single(form: Form) -> TypeGuard[Relation]:
-    """Say whether something is an inequality of two sides."""
+    """Return whether a form is an inequality with two sides."""
     return isinstance(form, Relation) and len(form.signs) == 1 and form.signs[0][0] in "<>"
 
 
 def upward(relation: Relation) -> Relation:
-    """Return a chain of ``>`` as one of ``<``."""
+    """Return a chain of ``>`` as a chain of ``<``."""
     if not all(sign.startswith(">") for sign in relation.signs):
         return relation
     return Relation(tuple(sign.replace(">", "<") for sign in relation.signs[::-1]), relation.sides[::-1])
@@ -236,7 +237,7 @@ def _inward(interval: re.Match[str]) -> str:
 
 
 def _is_one(text: str) -> bool:
-    """Say whether the first bracket closes at the end of the text."""
+    """Return whether the first bracket closes at the end of the text."""
     depth = 0
     for token in _TOKEN.finditer(text):
         depth += (token.group() in _OPENING) - (token.group() in _CLOSING)
@@ -246,14 +247,14 @@ def _is_one(text: str) -> bool:
 
 
 class _Reading:
-    """Reads what is nested in one another; ``letters`` as :func:`read` has it."""
+    """Reads nested forms; ``letters`` as in :func:`read`."""
 
     def __init__(self, letters: Letters) -> None:
         self._letters = letters
 
     def read(self, text: str, depth: int) -> Form:
         if depth > _DEEPEST or not text:
-            raise NotReadError("nothing, or nested too deeply")
+            raise NotReadError("empty, or nested too deeply")
         literal = read_literal(text)
         if literal:
             return Value(("number", literal.value), literal)
@@ -276,7 +277,7 @@ class _Reading:
         return bracketed if bracketed is not None else self._read_value(text, depth)
 
     def _read_arranged(self, text: str, depth: int) -> Form | None:
-        """Read what stands in rows: a matrix in any notation, a column, a system of equations."""
+        """Read a text with rows: a matrix in any notation, a column, a system of equations."""
         if not text.endswith(("}", "]", ")", ".", "T", "\\top")):
             return None
         matrix = _MATRIX.fullmatch(text) or _MATRIX_WITHIN.fullmatch(text)
@@ -303,7 +304,7 @@ class _Reading:
             return Many("list", tuple(Value(("number", n.value), n) for n in numbers if n))
         pieces = [piece for piece in parts.cut(parts.separators) if piece]
         if not 1 < len(pieces) <= _MAX_ITEMS:
-            raise NotReadError("too many, or too few")
+            raise NotReadError("too many items, or too few")
         items = [self.read(piece, depth + 1) for piece in pieces]
         both = len(items) == 2 and "and" in text[slice(*parts.separators[0])] and _both_hold(*items)
         return both or Many("list", _flat(items))
@@ -337,7 +338,7 @@ class _Reading:
             if row.strip() and row.strip() != "\\hline"
         ]
         if not rows or any(len(row) != len(rows[0]) for row in rows) or len(rows) * len(rows[0]) > _MAX_ITEMS:
-            raise NotReadError("no matrix")
+            raise NotReadError("not a matrix")
         cells = tuple(self.read(_stripped(cell), depth + 1) for row in rows for cell in row)
         return Many("matrix", cells, len(rows[0]))
 
@@ -355,16 +356,16 @@ class _Reading:
             such = self.read(_stripped(condition.group(2)), depth + 1) if condition else None
             if isinstance(such, Relation) and "=" not in such.signs:
                 return such
-            raise NotReadError("a set by what its members have in common")
+            raise NotReadError("a set that is defined by a property of its members")
         parts = _Parts(inner)
         if not parts.separators:
             return self._read_single(inner, kind, depth)
         pieces = parts.cut(parts.separators)
         if len(pieces) > _MAX_ITEMS or not all(pieces):
-            raise NotReadError("too many, or too few")
+            raise NotReadError("too many items, or an empty one")
         items = tuple(self.read(piece, depth + 1) for piece in pieces)
         if kind in ("[)", "(]") and len(items) != 2:
-            raise NotReadError("no interval")
+            raise NotReadError("not an interval")
         return Many(kind, _flat(items) if kind == "set" else items)  # type: ignore[arg-type]
 
     def _read_single(self, inner: str, kind: str, depth: int) -> Form | None:
@@ -378,7 +379,7 @@ class _Reading:
 
     def _read_value(self, text: str, depth: int) -> Form:
         if depth > _DEEPEST or not text:
-            raise NotReadError("nothing, or nested too deeply")
+            raise NotReadError("empty, or nested too deeply")
         if _BOTH_SIGNS.search(text):
             return self._read_both_signs(text, depth)
         if ":" in text and _RATIO.fullmatch(text) and text.count(":") <= 4:
@@ -395,7 +396,7 @@ class _Reading:
 
     def _read_both_signs(self, text: str, depth: int) -> Form:
         if len(_BOTH_SIGNS.findall(text)) > 1 and "\\mp" not in text:
-            raise NotReadError("several signs that are both")
+            raise NotReadError("several plus-minus signs")
         both = [
             re.sub(r"\\pm(?![A-Za-z])", pm, re.sub(r"\\mp(?![A-Za-z])", mp, text)) for pm, mp in ("+-", "-+")
         ]

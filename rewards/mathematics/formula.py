@@ -1,7 +1,7 @@
 r"""Reads a formula, in LaTeX or plain text, as a tree: ``\frac{\pi}{4}``, ``pi/4`` and ``π/4`` are one tree.
 
-A formula that is not understood is none: nothing is skipped or guessed.
-Reading takes time linear in the text and nests to a bounded depth: the text is a model's.
+A formula is read completely or not at all: nothing is skipped or guessed.
+The text comes from a model, so reading takes linear time and the depth is bounded.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from areal.rewards.mathematics.tree import Tree
 from areal.rewards.mathematics.vocabulary import ACCENTS, BEGINNINGS, FONTS, FUNCTIONS, GREEK
 
 DEEPEST = 40
-"""Formulas within formulas; deeper ones are not read."""
+"""Maximum depth of nested formulas; deeper ones are not read."""
 LONGEST = 200
-"""Factors of a formula; longer ones are not read."""
+"""Maximum number of factors of a formula; longer ones are not read."""
 _NUMBER = re.compile(NUMBER)
 _DECIMAL = re.compile(DECIMAL)
 _BRACED = re.compile(r"\{([^{}]*)\}|(\\?[A-Za-z]+)")
@@ -46,7 +46,7 @@ _PLAIN = re.compile(
 
 
 def read_formula(text: str) -> tuple[Tree, bool]:
-    """Return a formula's tree, and whether it could be meant otherwise; raises NotReadError if it is none."""
+    """Return a formula's tree, and whether it is ambiguous; raises NotReadError if it is not a formula."""
     reader = _Reader(text)
     tree = reader.sum()
     if reader.here():
@@ -55,7 +55,7 @@ def read_formula(text: str) -> tuple[Tree, bool]:
 
 
 class _Reader:
-    """Reads from left to right; each method reads one kind of thing at ``at`` and moves behind it."""
+    """Reads from left to right; each method reads one kind of element at ``at`` and moves past it."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -65,7 +65,7 @@ class _Reader:
         self._factors = 0
 
     def match(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
-        """Move behind what a pattern finds here, if it does."""
+        """Move past the match of a pattern at this place, if there is one."""
         found = pattern.match(self.text, self.at)
         if found:
             self.at = found.end()
@@ -75,15 +75,15 @@ class _Reader:
         self.match(_SKIPPED)
 
     def here(self) -> str:
-        """Return the next character that is no space; empty at the end."""
+        """Return the next character that is not a space; empty at the end."""
         self.skip()
         return self.text[self.at : self.at + 1]
 
     def unknown(self) -> NotReadError:
-        return NotReadError(f"nothing is known of {self.text[self.at :]!r}")
+        return NotReadError(f"{self.text[self.at :]!r} is unknown")
 
     def take(self, *choices: str) -> str | None:
-        """Move behind the first of the choices that stands here, if any."""
+        """Move past the first of the choices that is at this place, if any."""
         self.skip()
         for choice in choices:
             if self.text.startswith(choice, self.at):
@@ -128,7 +128,7 @@ class _Reader:
                 return tree
 
     def _divisor(self) -> Tree:
-        """``t/RC`` divides by all of ``RC``, ``1/2x`` by 2 alone; either could be meant otherwise."""
+        """``t/RC`` divides by all of ``RC``, ``1/2x`` only by 2; both are ambiguous."""
         by_number = self._digit()
         tree = self._factor()
         while self._begins_factor() and not self._digit():
@@ -149,7 +149,7 @@ class _Reader:
         return bool(here) and (here.isalnum() or here in "({[") and here.isascii()
 
     def _factor(self) -> Tree:
-        """A primary with what stands behind it: powers, factorials, degrees."""
+        """A primary with the suffixes after it: powers, factorials, degrees."""
         tree = self._primary()
         while True:
             self.skip()
@@ -207,7 +207,7 @@ class _Reader:
         return tree
 
     def _bars(self, closing: str) -> Tree:
-        """Read what stands within bars, behind the opening one."""
+        """Read the content of bars, after the opening one."""
         tree = self.sum()
         self.expect(closing)
         return ("call", {"|": "abs", "\\rvert": "abs", "\\rfloor": "floor", "\\rceil": "ceil"}[closing], tree)
@@ -222,7 +222,7 @@ class _Reader:
             raise NotReadError("no number")
         text = found.group()
         if "," in text and "{,}" not in text:
-            # Within a formula a comma parts things; notation.py looks at whole answers.
+            # Within a formula, a comma is a separator; notation.py looks at whole answers.
             text = re.match(DECIMAL, text).group()  # type: ignore[union-attr]
         self.at += len(text)
         value = number(text)
@@ -230,7 +230,7 @@ class _Reader:
         return self._mixed(value) if value.denominator == 1 and text.isdigit() else ("number", value)
 
     def _mixed(self, whole: Fraction) -> Tree:
-        r"""``2\frac12`` and ``2 1/2`` are two and a half; in ``2\frac{10}{3}`` a product could be meant."""
+        r"""``2\frac12`` and ``2 1/2`` are two and a half; ``2\frac{10}{3}`` may also be a product."""
         found = _MIXED.match(self.text, self.at)
         if not found:
             return ("number", whole)
@@ -273,10 +273,10 @@ class _Reader:
             return self._call(FUNCTIONS[name])
         if name in GREEK:
             return self._symbol(name)
-        raise NotReadError(f"nothing is known of {name!r}")
+        raise NotReadError(f"{name!r} is unknown")
 
     def _unwrapped(self) -> Tree:
-        r"""``\mathrm{e}`` and ``\operatorname{sin}``; other words are no part of a formula."""
+        r"""``\mathrm{e}`` and ``\operatorname{sin}``; other words are not part of a formula."""
         inner = self._braced().strip(" ~")
         if inner in FUNCTIONS:
             return self._call(FUNCTIONS[inner])
@@ -284,10 +284,10 @@ class _Reader:
             return self._letter(inner)
         if re.fullmatch(DECIMAL, inner):
             return ("number", number(inner))
-        raise NotReadError(f"{inner!r} is no formula")
+        raise NotReadError(f"{inner!r} is not a formula")
 
     def _braced(self) -> str:
-        r"""Return the text of ``{x}``, or of the one letter or command that stands there."""
+        r"""Return the text in ``{x}``, or the single letter or command at this place."""
         self.skip()
         found = self.match(_BRACED)
         if not found:
@@ -295,7 +295,7 @@ class _Reader:
         return (found.group(1) if found.group(1) is not None else found.group(2)).strip().lstrip("\\")
 
     def _argument(self) -> Tree:
-        r"""An argument of a command: in braces, or one token; ``\frac12`` has two of one digit."""
+        r"""An argument of a command: in braces, or one token; ``\frac12`` has two arguments of one digit."""
         here = self.here()
         if here == "{":
             return self._group()
@@ -325,7 +325,7 @@ class _Reader:
         ):
             self.at += known.end()
             if known.group() in ("infinity", "infty", "inf", "oo"):
-                raise NotReadError("infinity is no number")
+                raise NotReadError("infinity is not a number")
             return self._named(known.group())
         if len(word) > 3:
             inner = next((at for at in range(1, len(word)) if _PLAIN.match(word, at) and at < 3), None)
@@ -345,7 +345,7 @@ class _Reader:
         return self._symbol(letter)
 
     def _symbol(self, name: str) -> Tree:
-        """A name with its subscript, its primes, and the one thing that it is a function of, as in x(t)."""
+        """A name with its subscript, its primes, and its argument, as in x(t)."""
         for _ in range(2):
             self.skip()
             if found := self.match(_SUBSCRIPT):
@@ -363,7 +363,7 @@ class _Reader:
         return ("symbol", name)
 
     def _call(self, function: str) -> Tree:
-        """A function with its argument, which may lack parentheses; a power may stand before it."""
+        """A function with its argument, which may lack parentheses; a power may precede the argument."""
         power = base = None
         if function == "sqrt" and self.take("["):
             base = self.sum()
@@ -383,7 +383,7 @@ class _Reader:
         if self._digit():
             found = re.compile(r"[0-9]+").match(self.text, self.at)
             assert found is not None
-            # \log_28 is of base 2: one token; \log_{10} has braces.
+            # \log_28 has base 2, because the base is one token; \log_{10} has braces.
             self.at += 1 if self.text[self.at - 1] == "_" else len(found.group())
             return ("number", Fraction(int(self.text[self.at - 1])))
         return self._argument()

@@ -1,7 +1,7 @@
-r"""Notation around an answer: Markdown, dollars, full stops, Unicode, units; and numbers in all their forms.
+r"""Notation around an answer: Markdown, dollars, periods, Unicode, units; and numbers in all their forms.
 
-What a text means is decided elsewhere (areal.rewards.mathematics.forms). Here ``**42.**``, ``$42$`` and
-``\text{42}`` become ``42``, ``√3`` becomes ``\sqrt{3}``, and ``18 dollars`` becomes 18 with a unit.
+areal.rewards.mathematics.forms decides what a text means. Here, ``**42.**``, ``$42$`` and ``\text{42}``
+become ``42``, ``√3`` becomes ``\sqrt{3}``, and ``18 dollars`` becomes 18 with a unit.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _EVERY_INTEGER = (
     r"\s*\(?\s*[a-z]\s*"
     r"(?:\\in\s*\\mathbb\s*\{?\s*Z\s*\}?|(?:\\text\s*\{\s*)?is (?:an|any) integer\s*\}?)\s*\)?\s*\$?$"
 )
-"""What stands behind a formula with a whole number that may be any."""
+"""The text after a formula that holds for any integer, such as ``, where k is an integer``."""
 _UNIT = r"\\(?:text|mathrm)\s*\{([^{}0-9]*)\}"
 _INFIX = r"\{{\s*([^{{}}]*?)\s*\\{}(?![A-Za-z])\s*([^{{}}]*?)\s*\}}"
 _REWRITES = [
@@ -90,7 +90,7 @@ _REWRITES = [
         ("integer", _EVERY_INTEGER, ""),
     )
 ]  # fmt: skip
-"""Where a text has the first, the pattern is replaced."""
+"""If a text contains the first string, matches of the pattern are replaced by the last string."""
 
 _MACRO_UNIT = re.compile(
     r"(?:\\(?:text|textrm|textnormal|textbf|textit|mathrm|mbox|operatorname)\s*\{([^{}]*)\}"
@@ -134,9 +134,9 @@ _NAMED_UNIT = re.compile(r"(?<=[0-9\s})])\s*([A-Za-z]{2,}(?:/[A-Za-z]+)?)\s*(\^\
 
 
 def plain(text: str) -> str:
-    """Return an answer without what stands around it, and in ASCII as far as that is known."""
+    """Return an answer without the notation around it, in ASCII where possible."""
     text = in_ascii(text)
-    # One space at most stands in a row, so that no pattern below looks at long runs of them again and again.
+    # Collapse runs of spaces, so that no pattern below scans them again and again.
     text = _SPACING.sub(r"\\, ", _BLANKS.sub(" ", text))
     for needle, pattern, put in _REWRITES:
         if needle in text:
@@ -182,7 +182,7 @@ def _unwrapped(text: str) -> str:
 
 
 def whole(inner: str) -> bool:
-    """Say whether the braces of a text close in it: without its ends ``{1}{2}`` is ``1}{2``."""
+    """Return whether the braces of a text match: without its ends, ``{1}{2}`` is ``1}{2``."""
     depth = 0
     for brace in re.findall(r"\\.|[{}]", inner):
         depth += (brace == "{") - (brace == "}")
@@ -201,12 +201,12 @@ def unformatted(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A number that is written out.
+    """A number in digits.
 
     Attributes:
-        value: exactly.
-        digits: significant digits; None: a whole number, which is exact.
-        place: of its last digit, such as 1/100.
+        value: its exact value.
+        digits: number of significant digits; None: a whole number, which is exact.
+        place: place of its last digit, such as 1/100.
     """
 
     value: Fraction
@@ -238,12 +238,12 @@ def read_literal(text: str) -> Literal | None:
 
 
 def read_lakhs(text: str) -> Literal | None:
-    """Return a number with Indian marks between its digits: ``12,34,567``. It could be a list."""
+    """Return a number with Indian separators, such as ``12,34,567``, which could also be a list."""
     return read_literal(text.replace(",", "")) if _LAKHS.fullmatch(text) else None
 
 
 def _without_noise(value: Fraction) -> Fraction:
-    """Return 0.3 for 0.30000000000000004, as floating-point arithmetic has it."""
+    """Return 0.3 for 0.30000000000000004, a result of floating-point arithmetic."""
     rounded = Context(prec=15).divide(Decimal(value.numerator), Decimal(value.denominator)).normalize()
     return Fraction(rounded) if len(rounded.as_tuple().digits) <= 12 else value
 
@@ -251,8 +251,8 @@ def _without_noise(value: Fraction) -> Fraction:
 def split_unit(text: str, letters: Letters = "numbers") -> tuple[str, str | None]:
     r"""Return a text without its unit, and the unit: ``18\text{ cm}^2`` is ``18`` and ``cm^2``.
 
-    Only a quantity has one. ``letters`` says where one letter may be a unit and no variable: behind numbers
-    that are written out (``5 m``), but not behind formulas (``\\frac12 m``), everywhere, or nowhere.
+    Only a quantity has one. ``letters`` says where a single letter may be a unit instead of a variable: after
+    numbers in digits (``5 m``) but not after formulas (``\\frac12 m``), everywhere, or nowhere.
     """
     found = _CURRENCY.match(text)
     if found:
@@ -362,7 +362,7 @@ def _is_quantity(head: str) -> bool:
 
 
 def units_differ(a: str | None, b: str | None) -> bool:
-    """Say whether two units are known not to be the same; of words that are no unit nothing is known."""
+    """Return whether two units are known to differ; False for words that are not known units."""
     if a is None or b is None or a == b:
         return False
 

@@ -1,9 +1,9 @@
-"""Evaluates the trees of :mod:`areal.rewards.mathematics.tree` and says whether two are equal.
+"""Evaluates the trees of :mod:`areal.rewards.mathematics.tree` and decides whether two are equal.
 
-Whole numbers and fractions are never rounded. All else is computed to 100 digits and compared to 50,
-relatively: no difference is too small to count. Formulas with symbols are compared at a few points, drawn by
-the names of the symbols; they stand for positive numbers, unless an absolute value says that their sign
-matters. What would take long, such as a tower of powers, is not computed.
+Whole numbers and fractions are never rounded. All other values are computed to 100 digits and compared to 50,
+relative to their size: no difference is too small to count. Formulas with symbols are compared at a few
+points, which depend on the names of the symbols. Symbols have positive values, unless an absolute value makes
+their sign matter. Expensive values, such as a tower of powers, are not computed.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any
 from areal.rewards.mathematics.tree import Tree, mentions, symbols
 
 MAX_BITS = 1 << 16
-"""Of an exact number; larger ones are rounded."""
+"""Maximum number of bits of an exact number; larger ones are rounded."""
 _LARGEST_LOGARITHM = 1 << 8
-"""Bits of an exponent: larger powers are not computed."""
+"""Maximum number of bits of an exponent; larger powers are not computed."""
 _DIGITS = 100
-"""To which all that is not rational is computed; twice as many tell a small difference from rounding."""
+"""Digits of values that are not rational; twice as many distinguish a small difference from rounding."""
 _POINTS = 5
 _lock = threading.Lock()
 _context: Any = None
 
 
 def _forked() -> None:
-    """Give a forked child a lock that nobody holds, and a context that nobody is in the midst of."""
+    """Give a forked child a free lock, and a context that no computation is using."""
     global _lock, _context
     _lock, _context = threading.Lock(), None
 
@@ -40,15 +40,15 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class NotComputedError(ArithmeticError):
-    """The formula has no value here, or none that is computed in a short time."""
+    """The formula has no value here, or none that can be computed in a short time."""
 
 
 class HugeError(NotComputedError):
-    """The value is larger, or smaller, than any that is computed."""
+    """The value is too large, or too small, to be computed."""
 
 
 def equal(a: Tree, b: Tree) -> bool | None:
-    """Say whether two formulas are equal wherever both have a value; None: that could not be found out."""
+    """Return whether two formulas are equal wherever both have a value; None: unknown."""
     names = sorted(symbols(a) | symbols(b))
     complex_ = mentions(a, "constant", "i") or mentions(b, "constant", "i")
     signed = mentions(a, "call", "abs") or mentions(b, "call", "abs")
@@ -62,7 +62,7 @@ def value(tree: Tree) -> Any:
     """Return the value of a formula without symbols: a Fraction, or a number of mpmath to 100 digits.
 
     Raises:
-        NotComputedError: it has none, or none that is computed in a short time.
+        NotComputedError: it has none, or none that can be computed in a short time.
     """
     with _lock:
         return _Evaluation({}, None).of(tree)
@@ -82,7 +82,7 @@ def _equal(
             return None if left is right else False
         if point and not complex_ and _imaginary(left) and _imaginary(right):
             compared += _close(left, right)
-            continue  # outside of what both are defined for
+            continue  # outside of the domain of both
         if not _close(left, right) and not _is_rounding(a, b, point, base):
             return False
         if (first.rounded or second.rounded) and not point:
@@ -100,7 +100,7 @@ def _tried(evaluation: _Evaluation, tree: Tree) -> Any:
 
 
 def _is_rounding(a: Tree, b: Tree, point: dict[str, Fraction], base: int | None) -> bool:
-    """Say whether a difference is one of rounding: with more digits it shrinks, as that of sin π and 0."""
+    """Return whether a difference is due to rounding: with more digits it shrinks, as that of sin π and 0."""
     made = _made()
     differences = []
     for digits in (_DIGITS, 2 * _DIGITS):
@@ -116,7 +116,7 @@ def _is_rounding(a: Tree, b: Tree, point: dict[str, Fraction], base: int | None)
 
 
 def _points(names: list[str], signed: bool) -> list[dict[str, Fraction]]:
-    """Return values for the symbols, between 0.2 and 3; if ``signed``, at some points negative ones."""
+    """Return values for the symbols, between 0.2 and 3; if ``signed``, some are negative."""
     if not names:
         return [{}]
     points = []
@@ -143,7 +143,7 @@ def _close(a: Any, b: Any) -> bool:
 
 
 def _made() -> Any:
-    """Return this process's context of mpmath: its precision is nobody else's."""
+    """Return this process's own context of mpmath, whose precision no other code changes."""
     global _context
     if _context is None:
         import mpmath
@@ -177,7 +177,7 @@ class _Evaluation:
         if kind == "constant":
             made = _made()
             return {"pi": +made.pi, "e": +made.e, "i": made.mpc(0, 1)}[tree[1]]
-        if kind == "degrees":  # they stand for themselves, but as the argument of a function
+        if kind == "degrees":  # unchanged, except as the argument of a function
             return self.of(tree[1])
         if kind == "call":
             return self._call(tree)
@@ -201,7 +201,7 @@ class _Evaluation:
         return number
 
     def _power(self, base: Any, exponent: Any) -> Any:
-        """A power: exact where it is rational and not too large."""
+        """A power: exact if it is rational and not too large."""
         if isinstance(base, Fraction) and isinstance(exponent, Fraction):
             exact = _exact_power(base, exponent)
             if exact is not None:
@@ -282,7 +282,7 @@ def _exact_root(number: Fraction) -> Fraction | None:
 
 
 def _exact_call(name: str, parts: list[Any]) -> Fraction | None:
-    """Return the value of a function of rational numbers that is rational itself, if it is found at once."""
+    """Return the value of a function of rational numbers if it is rational, too, and found at once."""
     if not all(isinstance(part, Fraction) for part in parts):
         return None
     number = parts[0]
@@ -300,7 +300,7 @@ def _exact_call(name: str, parts: list[Any]) -> Fraction | None:
 
 
 def _root(made: Any, number: Any, degree: Any = 2) -> Any:
-    """The real root of a negative number where the degree is odd; else the principal one."""
+    """The real root of a negative number if the degree is odd; otherwise the principal root."""
     if made.isint(degree) and int(degree) % 2 and not made.im(number) and made.re(number) < 0:
         return -made.power(-number, 1 / degree)
     return made.sqrt(number) if degree == 2 else made.power(number, 1 / degree)
@@ -337,6 +337,6 @@ def _factorial(made: Any, number: Any) -> Any:
 
 
 def fraction(number: Any) -> Fraction:
-    """Return a real number of mpmath as the fraction that it is."""
+    """Return the exact value of a real number of mpmath as a fraction."""
     sign, mantissa, exponent, _ = number.real._mpf_
     return Fraction(-mantissa if sign else mantissa) * Fraction(2) ** exponent

@@ -1,7 +1,7 @@
 r"""Judges whether an answer is the same as a reference, in whatever form each is written.
 
-``True`` and ``False`` are certain: nothing of them is left to a library whose cut-offs are absolute. ``None``
-says that an answer was not understood, or that it can be meant in two ways; math-verify decides then.
+``True`` and ``False`` are certain: they do not depend on a library with absolute tolerances. ``None`` means
+that an answer could not be read, or is ambiguous; math-verify then decides.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from areal.rewards.mathematics.words import Words, same_words
 Verdict: TypeAlias = bool | None
 
 FEWEST_DIGITS = 3
-"""Significant digits that a decimal reference has at least if longer answers are rounded to them."""
+"""Minimum number of significant digits of a decimal reference to which longer answers are rounded."""
 ENOUGH_DIGITS = 6
-"""Significant digits, and places, of a rounded answer that is taken for an exact reference."""
+"""Minimum number of significant digits and decimal places with which a rounded answer counts as exact."""
 _LAST_PLACE = Fraction(1, 10**ENOUGH_DIGITS)
 _MAX_DIGITS = 15
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+(?:,|\{,\})[0-9]+")
 _NAMING = ("abs", "sin", "cos", "tan")
-"""Functions whose value is asked for as often as their argument: ``|z| = 5``."""
+"""Functions whose value may be the answer, as in ``|z| = 5``."""
 _NO_NUMBER = re.compile(r"[+-]?[0-9.]+(?:\s+[0-9.]+)+$|!=|[<>]|\\(?:neq?|[lg]eq?|[lg]t)(?![A-Za-z])")
 """Two numbers side by side, or an inequality without a left side."""
 _SPACES = re.compile(r"(?<![0-9A-Za-z.])\s+|\s+(?![0-9A-Za-z.\\])")
 
 
 def judge(answer: str, target: str) -> Verdict:
-    """Say whether an answer is the same as a reference, in any form; None: math-verify has to decide."""
+    """Return whether an answer is the same as a reference, in any form; None: math-verify has to decide."""
     verdict = chosen(answer, target, judge)
     if verdict is not None:
         return verdict
@@ -53,7 +53,7 @@ def judge(answer: str, target: str) -> Verdict:
 
 
 def _other_number(text: str) -> Form | None:
-    """Read what is a number by other customs, ``12,34,567`` or ``3,14``, and could be a list of numbers."""
+    """Read a number in another convention, ``12,34,567`` or ``3,14``, which could also be a list."""
     literal = read_lakhs(text)
     if literal is None and _DECIMAL_COMMA.fullmatch(text):
         literal = read_literal(re.sub(r"\{?,\}?", ".", text))
@@ -61,7 +61,7 @@ def _other_number(text: str) -> Form | None:
 
 
 def _bare(text: str) -> str:
-    """Return an answer without fonts and without spaces, but those between digits or letters."""
+    """Return an answer without fonts and spaces, except spaces between digits or letters."""
     return _SPACES.sub("", unformatted(plain(text)))
 
 
@@ -73,7 +73,7 @@ def _has_symbols(form: Form) -> bool:
 
 
 def same(target: Form, answer: Form) -> Verdict:
-    """Say whether an answer is what the reference is; None: not known."""
+    """Return whether an answer equals the reference; None: unknown."""
     if isinstance(target, InBase) or isinstance(answer, InBase):
         return _same_digits(target, answer)
     if isinstance(target, Relation) or isinstance(answer, Relation):
@@ -90,7 +90,7 @@ def same(target: Form, answer: Form) -> Verdict:
 
 
 def _same_digits(target: Form, answer: Form) -> Verdict:
-    """Compare digits; a base that only one of them names is that of the problem."""
+    """Compare digits; if only one of them names its base, it is also the base of the other."""
     if isinstance(target, InBase) and isinstance(answer, InBase):
         return target == answer if target.base.isdigit() == answer.base.isdigit() else None
     based, other = (target, answer) if isinstance(target, InBase) else (answer, target)
@@ -101,7 +101,7 @@ def _same_digits(target: Form, answer: Form) -> Verdict:
 
 
 def _is_mathematics(form: Form) -> bool:
-    """Say whether something is surely no text: a number, or what has one among its items."""
+    """Return whether a form is certainly not text: it is a number, or has one among its items."""
     if isinstance(form, Many):
         return any(_is_mathematics(item) for item in form.items)
     return isinstance(form, InBase | Infinite) or (isinstance(form, Value) and not symbols(form.tree))
@@ -117,7 +117,7 @@ def _same_values(target: Value, answer: Value) -> Verdict:
 
 
 def _same_quantities(target: Value, answer: Value) -> Verdict:
-    """Compare without units; a percentage is a hundredth, or the bare number where the other has no sign."""
+    """Compare without units; a percent sign on only one side counts as a hundredth, or does not count."""
     scales = [Fraction(1)]
     if (target.unit == "%") != (answer.unit == "%"):
         scales.append(Fraction(1, 100) if answer.unit == "%" else Fraction(100))
@@ -127,8 +127,9 @@ def _same_quantities(target: Value, answer: Value) -> Verdict:
 def _same_numbers(target: Value, answer: Value, scale: Fraction) -> Verdict:
     """Compare two values; ``scale`` multiplies the answer.
 
-    Equal is what is exactly equal. Besides, a decimal number of some length stands for all that it is the
-    rounding of: a reference of 3.14 for π and 3.1416, an answer of 0.333333 for 1/3 (there also if cut off).
+    Values that are exactly equal are equal. A decimal number with enough digits also equals each value that
+    rounds to it: the reference 3.14 equals π and 3.1416, the answer 0.333333 equals 1/3. An answer may be
+    truncated instead of rounded.
     """
     given = answer.tree if scale == 1 else ("*", answer.tree, ("number", scale))
     if target.literal and answer.literal:
@@ -147,13 +148,13 @@ def _same_numbers(target: Value, answer: Value, scale: Fraction) -> Verdict:
     if decimal.digits >= ENOUGH_DIGITS and decimal.place * scale <= _LAST_PLACE:
         place = decimal.place * scale * 10 ** max(0, decimal.digits - _MAX_DIGITS)
         return _rounds(target.tree, decimal.value * scale, place / 2, place)
-    if decimal.digits == ENOUGH_DIGITS - 1:  # 0.57735 is 0.577350; 0.053571 has six places
+    if decimal.digits == ENOUGH_DIGITS - 1:  # 0.57735 counts as 0.577350; 0.053571 has six places
         return _rounds(target.tree, decimal.value * scale, _LAST_PLACE * scale / 2, None)
     return False
 
 
 def _rounds(tree: Tree, decimal: Fraction, half: Fraction, cut: Fraction | None) -> Verdict:
-    """Say whether a formula's value is ``decimal`` when rounded, or cut off, at its last place."""
+    """Return whether a formula's value is ``decimal`` when rounded, or truncated, to its last place."""
     if symbols(tree):
         return False
     try:
@@ -182,7 +183,7 @@ def _same_relations(target: Form, answer: Form) -> Verdict:
                 return _sided(target, relation.sides[0], other)
             if relation is target or _is_unsolved(relation.sides[0]):
                 return False if isinstance(other, Value) else None
-            # m + n = 10 may answer what m + n is; it is no answer to anything but 10.
+            # m + n = 10 may be the value of m + n; it does not equal any value but 10.
             return False if _sided(target, relation.sides[1], other) is False else None
         return _sided(target, relation.sides[1], other)
     interval = _interval_of(relation)
@@ -192,7 +193,7 @@ def _same_relations(target: Form, answer: Form) -> Verdict:
 
 
 def _is_unsolved(form: Form) -> bool:
-    """Say whether an equation with this on its left is still to be solved: ``2x``, ``x^2``; not ``f(3)``."""
+    """Return whether an equation with this left side is unsolved: ``2x``, ``x^2``; not ``f(3)``."""
     return isinstance(form, Value) and form.tree[0] != "call" and len(symbols(form.tree)) == 1
 
 
@@ -201,7 +202,7 @@ def _sided(target: Form, side: Form, other: Form) -> Verdict:
 
 
 def _is_name(form: Form) -> bool:
-    """Say whether something names what it is equal to: a symbol, ``f(x)``, ``(x, y)`` or a word."""
+    """Return whether a side of an equation is a name: a symbol, ``f(x)``, ``(x, y)`` or a word."""
     if isinstance(form, Many):
         return all(_is_name(item) for item in form.items)
     if not isinstance(form, Value):
@@ -228,14 +229,14 @@ def _same_equations(target: Relation, answer: Relation) -> Verdict:
 
 
 def _same_names(first: Form, second: Form) -> bool:
-    """Say whether two names are one, as ``x`` and ``x_1`` are where solutions are numbered."""
+    """Return whether two names are the same, as ``x`` and ``x_1`` are if solutions are numbered."""
     names = [form.tree[1] for form in (first, second) if isinstance(form, Value) and form.tree[0] == "symbol"]
     bare = {name.partition("_")[0] for name in names}
     return first == second or (len(names) == 2 and len(bare) == 1 and bare <= set(names))
 
 
 def _same_solutions(first: Tree, second: Tree) -> Verdict:
-    """Say whether two formulas, both linear in some symbol, are zero together."""
+    """Return whether two formulas have the same zeros: both are linear in a symbol, or one is a multiple."""
     names = symbols(first)
     if names != symbols(second):
         return False
@@ -244,7 +245,7 @@ def _same_solutions(first: Tree, second: Tree) -> Verdict:
         if all(lines):
             (a, b), (c, d) = (line for line in lines if line)
             return numeric.equal(("*", a, d), ("*", c, b))
-    # One is a multiple of the other.
+    # Test whether one is a multiple of the other.
     point: dict[str, Tree] = {
         name: ("number", Fraction(7 + 2 * i, 5)) for i, name in enumerate(sorted(names))
     }
@@ -288,7 +289,7 @@ def _variable(relation: Relation) -> str | None:
 
 
 def _interval_of(relation: Relation) -> Form | None:
-    """Return the interval that an inequality of one variable is: ``x < 3``, ``1 \\le x < 3``."""
+    """Return the interval of an inequality in one variable: ``x < 3``, ``1 \\le x < 3``."""
     relation = upward(relation)
     sides, signs = list(relation.sides), list(relation.signs)
     if _variable(relation) is None or not all(sign.startswith("<") for sign in signs) or len(sides) > 3:
@@ -324,13 +325,13 @@ def _same_many(target: Form, answer: Form) -> Verdict:
     if many.kind in ("set", "list"):
         if not many.items:
             return False
-        # One thing in two forms is one thing: \boxed{2\frac12} or \boxed{5/2}.
+        # One value in two forms is one answer: \boxed{2\frac12} or \boxed{5/2}.
         return _all(same(item, one) if many is target else same(one, item) for item in many.items)
     return False if isinstance(one, Value) and not one.ambiguous else None
 
 
 def _time(form: Form) -> Words | None:
-    """Return a ratio as the time that it could be: ``3:30``."""
+    """Return a ratio such as ``3:30`` as a time; None: it cannot be one."""
     if isinstance(form, Many) and form.kind == "ratio":
         parts = [str(item.literal.value) for item in form.items if isinstance(item, Value) and item.literal]
         is_time = len(parts) == len(form.items) == 2
@@ -339,7 +340,7 @@ def _time(form: Form) -> Words | None:
 
 
 def _assigned(many: Many) -> Many:
-    """Return ``y = 3, x = 2`` as the tuple of values, by the order of their names."""
+    """Return ``y = 3, x = 2`` as a tuple of values, in the order of their names."""
     sides = {}
     for item in many.items:
         if isinstance(item, Relation) and item.signs == ("=",) and isinstance(item.sides[0], Value):
@@ -400,7 +401,7 @@ def _same_items(target: Sequence[Form], answer: Sequence[Form]) -> Verdict:
 
 
 def _same_sets(target: Sequence[Form], answer: Sequence[Form]) -> Verdict:
-    """Compare in any order; what is there twice counts once."""
+    """Compare in any order; duplicates count once."""
     if len(target) * len(answer) > 900:
         return None
     if not target or not answer:

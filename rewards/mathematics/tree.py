@@ -18,7 +18,7 @@ def symbols(tree: Tree) -> set[str]:
 
 
 def mentions(tree: Tree, kind: str, name: str) -> bool:
-    """Say whether a node of that kind and name is in the tree."""
+    """Return whether a node of that kind and name is in the tree."""
     return any(node[0] == kind and node[1] == name for node in _nodes(tree))
 
 

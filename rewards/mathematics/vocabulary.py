@@ -8,7 +8,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 def same_names(text: str) -> dict[str, str]:
-    """Return for each name the first of its group; groups are parted by bars."""
+    """Map each name to the first of its group; bars separate groups."""
     groups = [group.split() for group in text.split("|")]
     return {name: group[0] for group in groups for name in group}
 
@@ -18,7 +18,7 @@ FUNCTIONS = same_names(
     "atan|arccot|arcsec|arccsc|sinh|cosh|tanh|coth|sech|csch|arcsinh asinh arsinh|arccosh acosh "
     "arcosh|arctanh atanh artanh|ln|log|lg|log2|log10|exp|sqrt|cbrt|abs|floor|ceil"
 )
-"""The names of functions, and one name for all that mean the same."""
+"""The names of functions, with one name for all synonyms."""
 GREEK = _names(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho "
     "varrho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi "
@@ -33,7 +33,7 @@ BEGINNINGS = (
     | set(FUNCTIONS)
     | _names("frac dfrac tfrac cfrac pi binom dbinom tbinom lfloor lceil lvert i imath")
 )
-"""The commands of LaTeX that a factor can begin with."""
+"""The LaTeX commands with which a factor can begin."""
 
 UNITS = same_names(
     "$ dollar dollars usd bucks|c cent cents ¢|€ euro euros eur|£ gbp|% percent|° degree degrees deg|rad "
@@ -47,7 +47,7 @@ UNITS = same_names(
     "kelvin|Hz hertz|Pa pascal pascals|mol mole moles|people person|student students|apple apples|erg "
     "ergs|acre acres|rad/s|ohm ohms|T tesla|A amp amps ampere amperes"
 )
-"""The names of units that are known, and one name for all that mean the same."""
+"""The names of known units, with one name for all synonyms."""
 KNOWN_UNITS = frozenset(UNITS.values()) | _names("° °C °F °K % € £ ¥ ₹ mod")
 LETTER_UNITS = _names("m g s h l L N J W V A K C F T d t c")
 NO_UNITS = _names(
@@ -55,7 +55,7 @@ NO_UNITS = _names(
     "quarter quarters fourth fifth sixth pi e i inf infinity oo sqrt sin cos tan log ln exp if for where "
     "is are not less more than choose root x y z n k a b r p q none with into"
 )
-"""Words behind a number that are no unit of it."""
+"""Words after a number that are not its unit."""
 MULTIPLIERS = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
 }  # fmt: skip
@@ -87,4 +87,4 @@ _LETTER_NAMES = (
 UNICODE = str.maketrans(
     _SIGNS | {letter: f"\\{name} " for letter, name in zip(_LETTERS, _LETTER_NAMES.split(), strict=True)}
 )
-"""What stands for a character that is not ASCII."""
+"""The replacement of each character that is not ASCII."""

@@ -1,4 +1,4 @@
-"""Reads answers in words: times, dates, lengths in feet and inches, names, numbers that are spelled out."""
+"""Reads answers in words: times, dates, lengths in feet and inches, names, and spelled-out numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from areal.rewards.mathematics.vocabulary import UNITS
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Text, by its letters and digits; ``exact`` where another text is another thing: a time or a date."""
+    """Text, by its letters and digits; ``exact`` if another text has another meaning, such as for times."""
 
     text: str
     exact: bool = False
@@ -46,7 +46,7 @@ _SPELLED = re.compile(rf"(?:({'|'.join(_TENS)})(?:[-\s]({'|'.join(_COUNT[1:10])}
 
 
 def spelled(text: str) -> int | None:
-    """Return the number below a hundred that is spelled out: ``twelve``, ``Forty-two``."""
+    """Return a spelled-out number below a hundred: ``twelve``, ``Forty-two``; None: it is not one."""
     found = _SPELLED.fullmatch(text.lower())
     if not found:
         return None
@@ -57,7 +57,7 @@ def spelled(text: str) -> int | None:
 
 
 def read_words(text: str) -> Words | None:
-    """Return what is a time, a date, a length in feet and inches, or a name; None: it is none of these."""
+    """Read a time, a date, a length in feet and inches, or a name; None: the text is none of these."""
     time = _TIME.fullmatch(text)
     if time:
         return Words(f"{int(time.group(1))}:{time.group(2)} {time.group(3).lower()}m", exact=True)
@@ -92,7 +92,7 @@ def _read_measures(text: str) -> str | None:
 
 
 def same_words(a: Words, b: Words) -> bool | None:
-    """Say whether two texts are the same; a time without a half of the day is that of either."""
+    """Return whether two texts are the same; a time without am or pm equals both."""
     if a.text == b.text:
         return True
     if a.exact and b.exact:

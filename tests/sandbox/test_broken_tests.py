@@ -83,12 +83,12 @@ BROKEN = {
     "a broken setup": (humaneval(f"K = 1 / 0\n{GOOD}"), "ZeroDivisionError"),
     "a setup that answers": (
         mbpp("assert add(1, 2) == 3", setup="def add(a, b): return a + b"),
-        "assertion 0 calls nothing of the answer",
+        "assertion 0 calls nothing that the answer defines",
     ),
     "an assertion of nothing": (mbpp("assert add(1, 2) == 3", "assert True"), "assertion 1 calls nothing"),
     "a helper of the answer": (
         mbpp("assert close(add(0.1, 0.2), 0.3)"),
-        "assertion 0 needs add and close of the answer",
+        "assertion 0 needs add and close from the answer",
     ),
     "an assertion in brackets, of a list": (mbpp("assert (add(1, 2) == 3, 'no')"), "pass whatever add does"),
     "a list of alternatives": (mbpp("assert add(1, 2) or 1", "assert [add(3, 4)]"), "pass whatever add does"),
