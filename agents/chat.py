@@ -40,7 +40,7 @@ class Chat:
         return self._turns == 0 or self._tokens == 0
 
     async def ask(self) -> Reply | None:
-        """Return the model's response; None: a limit is reached, or the conversation cannot become longer.
+        """Return the model's response; None: a limit is reached, or the conversation has no more room.
 
         Raises:
             ConversationTooLong: there is no room even for the first response.

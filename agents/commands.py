@@ -1,4 +1,4 @@
-"""A program as a command: a process for each episode, which is killed with all that it started."""
+"""A program as a command: one process for each episode, killed at its end with all that it started."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def execute(words: list[str], host: HostLimits, task: str, at: Endpoint, t
         ProgramFailed: it crashes, hangs for ``time_limit`` seconds, or writes too much.
     """
     before = host.read().oom_kills
-    # Files, not pipes: a child that it leaves behind and that holds one open keeps nobody waiting.
+    # Files, not pipes: if a child outlives the command and keeps one open, nothing waits for it.
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         said.write(task.encode())
         said.seek(0)
@@ -84,7 +84,7 @@ def kill_group(leader: int) -> None:
     """Kill a process and those that it started, which are in its group unless they left it on purpose."""
     try:
         os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:  # it left nothing behind
+    except ProcessLookupError:  # all of them have ended
         return
 
 

@@ -105,7 +105,7 @@ class Reply:
 
     Attributes:
         message: the assistant's message. If its text contains calls in the model's format, they are in
-            ``tool_calls``, and ``content`` is the remaining text; otherwise ``content`` is the whole text.
+            ``tool_calls``, and ``content`` is the rest of the text; otherwise ``content`` is the whole text.
         text: the sampled text, without special tokens.
         finish: ``tool_calls`` if there are calls, ``length`` if a limit ended the response, otherwise
             ``stop``.
@@ -114,8 +114,8 @@ class Reply:
         prompt_tokens: number of tokens of the prompt.
         thought: number of characters of the thought at the beginning of the message's content, including
             marks; only if the chat template marks thoughts.
-        untold: number of sampled tokens that are not in ``ids``, because a model behind an endpoint reports
-            only their number.
+        untold: number of sampled tokens that are not in ``ids``, because an endpoint reports only their
+            number.
     """
 
     message: Message
@@ -142,10 +142,10 @@ class Account:
         completions: number of sampled completions.
         refused: number of requests that were refused permanently.
         refusal: the message of the first such refusal.
-        unavailable: the message of the first refusal of a feature that the endpoint does not have and that
-            the program itself requested.
-        exhausted: the message of the first refusal because the history was too long, or the completions were
-            used up.
+        unavailable: the message of the first refusal of a feature that the program requested and the endpoint
+            does not have.
+        exhausted: the message of the first refusal because the history was too long or no completions were
+            left.
         aborted: number of completions that the engine aborted.
     """
 

@@ -6,7 +6,7 @@ from areal.agents.chat import Chat, checked_limits
 from areal.agents.interface import ConversationTooLong, Env, Model
 
 _PATIENCE = 4
-"""Consecutive empty moves of each player after which a game is ended, if it does not end by itself."""
+"""Number of consecutive empty moves of each player after which a game is ended."""
 
 
 class MultiTurn:

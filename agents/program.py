@@ -36,7 +36,7 @@ class Program:
         command: a command line instead of a function. It reads the task from its standard input, takes the
             address and the key from the variables that OpenAI's and Anthropic's SDKs read, and writes its
             answer to standard output.
-        workers: number of persistent processes of the command, each of which runs one episode after the other
+        workers: number of persistent processes of the command, each of which runs one episode after another
             (see :mod:`areal.agents.staying`); 0: a new process for each episode.
         at_once: maximum number of episodes that run their program at the same time; None: no limit.
         time_limit: time limit of one episode, in seconds, without the wait for ``at_once``; the program is
@@ -109,9 +109,9 @@ class Program:
             UserError: the task contains a picture.
         """
         task = await env.reset()
-        if not isinstance(task, str):  # what shows at the start, or is declared, is refused by check_sight
+        if not isinstance(task, str):  # check_sight refuses only pictures that are declared or shown first
             raise UserError(
-                "the environment shows a picture that its observation_space does not declare, and a "
+                "the environment shows a picture that its observation_space does not declare, but a "
                 "program receives only text; choose an agent such as single-turn or multi-turn"
             )
         async with self._slots, model.endpoint(self._max_completions, self._settings) as at:
@@ -134,7 +134,7 @@ class Program:
 
 def _check_numbers(is_function: bool, workers: int, at_once: int | None) -> None:
     if workers < 0 or (at_once is not None and at_once < 1):
-        raise UserError("workers must be the number of processes to keep (0: none), and at_once at least 1")
+        raise UserError("workers must be at least 0 (0: no persistent processes), and at_once at least 1")
     if workers and is_function:
         raise UserError("a function has no processes; remove agent_options.workers")
     if workers and at_once is not None:
@@ -189,7 +189,7 @@ async def _call(function: Function, task: str, at: Endpoint, time_limit: float) 
     finally:
         late = not running.done()
         await _cancel(running)
-        # Read here, so that asyncio does not report it where the episode itself is cancelled.
+        # Read the exception, so that asyncio does not report it when the episode itself is cancelled.
         error = running.exception() if running.done() and not running.cancelled() else None
     if late:
         raise ProgramFailed(f"the program did not answer within {time_limit:g} s") from error

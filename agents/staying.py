@@ -1,4 +1,4 @@
-"""Persistent commands: processes that run one episode after the other, and start only once.
+"""Persistent commands: processes that start once and run one episode after another.
 
 For each episode, a process receives a line of JSON on its standard input::
 
@@ -7,7 +7,7 @@ For each episode, a process receives a line of JSON on its standard input::
 and, when it is done, writes one of these to its standard output::
 
     {"answer": "…"}    the action in the environment, whose reward counts
-    {"reward": 0.5}    the reward; the environment is not asked
+    {"reward": 0.5}    the reward; the environment makes no step
     {"error": "…"}     this episode has failed; the process continues
 
 All other output belongs on standard error. If a process ends, hangs or writes anything else, its episode
@@ -43,7 +43,7 @@ from areal.agents.interface import Endpoint
 from areal.host_limits import HostLimits
 
 _NO_KEY = "each-task-has-a-key-of-its-own"
-"""The key in the environment of the process, so that no program uses a real key that happens to be there."""
+"""The key in the environment of the process, so that no program uses a real key of the user by accident."""
 _MAX_SHOWN = 80
 """Number of characters of an invalid line that a message shows."""
 
@@ -85,7 +85,7 @@ class StayingCommands:
     async def _one(self, at: Endpoint) -> _Staying:
         """Return a free process, or a new one."""
         while self._free:
-            staying = self._free.pop()  # the last one that was used: few are started where few are needed
+            staying = self._free.pop()  # the one used last, so that no more are started than needed
             if staying.is_ready:
                 return staying
             await staying.end()
@@ -113,16 +113,16 @@ class _Staying:
         self._writer = writer
         self._errors = errors
         self._host = host
-        # What it leaves behind is killed while the number of its group is surely its own.
+        # Kill its children while the id of its process group cannot have been reused.
         self._ending = asyncio.ensure_future(process.wait())
         self._ending.add_done_callback(lambda _: kill_group(process.pid))
-        # Always read, so that a process that ends, or speaks unasked, is known before it gets a task.
+        # Read at all times, to notice a process that ends or writes without a task before it gets one.
         self._line = asyncio.ensure_future(reader.readline())
 
     @classmethod
     async def start(cls, words: list[str], at: Endpoint, host: HostLimits) -> _Staying:
-        # A socket of our own, not asyncio's pipes: a child that it leaves behind and that holds one of these
-        # open would keep everybody waiting who waits for the end of the process.
+        # A socket instead of asyncio's pipes: if a child outlives the process and keeps a pipe open, asyncio
+        # does not report the end of the process.
         ours, its = socket.socketpair()
         errors = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed with the process)
         fcntl.fcntl(errors, fcntl.F_SETFL, fcntl.fcntl(errors, fcntl.F_GETFL) | os.O_APPEND)
@@ -151,7 +151,7 @@ class _Staying:
     async def ask(self, task: str, at: Endpoint, time_limit: float) -> bytes:
         """Send it a task; return the line with its answer."""
         kills = self._host.read().oom_kills
-        self._errors.truncate(0)  # what it said of earlier episodes
+        self._errors.truncate(0)  # drop the output of earlier episodes
         given = {"task": task, "base_url": at.base_url, "api_key": at.api_key}
         self._writer.write(json.dumps(given).encode() + b"\n")
         try:
@@ -162,7 +162,7 @@ class _Staying:
         except ValueError:  # longer than the reader's limit
             raise flooded() from None
         if not line.endswith(b"\n"):
-            await self._kill()  # it may have closed its output and go on
+            await self._kill()  # it may have closed its output and still be running
             raise ended(self._process.returncode, self._errors, self._host.read().oom_kills > kills)
         self._line = asyncio.ensure_future(self._reader.readline())
         return line
@@ -173,11 +173,11 @@ class _Staying:
             await asyncio.wait({self._line, self._ending}, timeout=LOOK, return_when=FIRST_COMPLETED)
             if os.fstat(self._errors.fileno()).st_size > MAX_OUTPUT:
                 raise flooded()
-        if not self._line.done():  # what it wrote last may be on its way, or a child may hold its output open
+        if not self._line.done():  # its last output may not have arrived, or a child may keep it open
             await asyncio.wait({self._line}, timeout=LOOK)
         try:
             return self._line.result() if self._line.done() else b""
-        except ConnectionError:  # it ended without having read its task
+        except ConnectionError:  # it ended before it had read its task
             return b""
 
     async def _kill(self) -> None:
@@ -209,6 +209,6 @@ def _read(line: bytes) -> dict[str, str | float]:
             return {name: float(value)}
     shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
     raise ProgramFailed(
-        f"the program wrote {shown!r}: it answers a task with one line, "
-        '{"answer": "…"}, {"reward": 0.5} or {"error": "…"}, and writes all else to standard error'
+        f"the program wrote {shown!r}; it must answer a task with one line, "
+        '{"answer": "…"}, {"reward": 0.5} or {"error": "…"}, and write all else to standard error'
     )

@@ -17,14 +17,14 @@ CALCULATOR = "areal.agents.calculator:calculator"
 
 
 class ToolUse:
-    """Executes the tool calls in the model's responses, those of one response concurrently.
+    """Executes the tool calls in the model's responses; the calls of one response run concurrently.
 
     A response without a call is the action in the environment. If a tool raises an exception, the model sees
     it as the result of the call. When the turns are used up, the last response is the action, whatever it
     contains.
 
     The environment itself may have tools. Each call of such a tool is an action, and the observation is its
-    result; these calls are executed one after the other, even those of the last response.
+    result; these calls are executed one after another, even those of the last response.
 
     Args:
         tools: functions (areal.agents.tools), or their names as ``module:function`` or ``file.py:function``;

@@ -48,7 +48,7 @@ class ToolBox:
         self._max_abandoned = max_abandoned
         self._functions = {function.__name__: validate_call(function) for function in functions}
         self._blocking = {f.__name__: not inspect.iscoroutinefunction(f) for f in functions}
-        self._left: dict[CallThread, float] = {}  # and when its call was given up
+        self._left: dict[CallThread, float] = {}  # abandoned calls, with the time when each was abandoned
         if len(self._functions) < len(functions):
             raise UserError(f"two tools have the same name: {', '.join(f.__name__ for f in functions)}")
         self.schemas = [schema(function) for function in functions]

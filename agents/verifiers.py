@@ -15,7 +15,7 @@ class Verifiers(Program):
     """Runs the tasks of the environment ``verifiers-v1`` with verifiers' own harness, runtime and rewards.
 
     Args:
-        workers: number of verifiers processes, each of which runs one episode after the other.
+        workers: number of verifiers processes, each of which runs one episode after another.
         time_limit: time limit of one episode, in seconds; its process is then killed.
         max_completions: maximum number of completions in one episode.
         on_failure: how to treat an episode that ends with an error of verifiers after a response of the

@@ -138,7 +138,7 @@ def _takes(method: Callable[..., Any], name: str) -> bool:
     """Return whether a method accepts a keyword argument."""
     try:
         parameters = inspect.signature(method).parameters
-    except ValueError:  # native code that does not tell
+    except ValueError:  # native code without a signature
         return False
     named = parameters.get(name)
     if named is not None and named.kind in (named.KEYWORD_ONLY, named.POSITIONAL_OR_KEYWORD):
@@ -156,10 +156,10 @@ def _space(given: Any) -> Space[Any]:
 
 
 def _waited(method: str, found: Any) -> Any:
-    """Return a result, which must not be missing."""
+    """Return a result; raises TypeError if it must be awaited."""
     if inspect.isawaitable(found):
         if inspect.iscoroutine(found):
-            found.close()  # else Python warns that nobody awaited it
+            found.close()  # otherwise Python warns that it was never awaited
         raise TypeError(f"{method} is async; make it an ordinary method, which may block")
     return found
 

@@ -126,7 +126,7 @@ def _check_no_text(row: Row, question: str, where: str) -> None:
     text = str(at(row, field)) if field else question
     if re.fullmatch(r"\(?[A-Za-z]\)?", answer.strip()) and text not in question:
         raise UserError(
-            f"{where}: {field} is text, and not a list of choices: {text[:40]!r}; write it as JSON"
+            f"{where}: {field} is text instead of a list of choices: {text[:40]!r}; write it as JSON"
         )
 
 
@@ -160,7 +160,7 @@ def _right(value: Any, labels: Sequence[str], choices: Sequence[Any], what: str)
     named = [i for i, label in enumerate(labels) if letter and label.upper() == letter.group(1).upper()]
     if not named and re.fullmatch(r"\d{1,2}", text):
         named = [int(text)] if int(text) < len(choices) else []
-    # A number is no text: MMLU's answers are places, also where the choices are numbers.
+    # A number is an index, even if the choices are numbers, as in MMLU.
     as_said = isinstance(value, str | bool | list)
     said = [i for i, c in enumerate(choices) if c == value or (as_said and str(c).strip() == text)]
     found = {*named, *said}

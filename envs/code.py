@@ -144,7 +144,7 @@ class CodeEnv(ProblemEnv[CodeProblem]):
         source, before = placed(problem, program)
         verifier = self._verifier(problem.comparison)
         refuse_unsound(problem, verifier)
-        # What a verdict says after the last turn nobody sees.
+        # Nobody sees the feedback after the last turn.
         ahead = self._turn >= self._max_turns
         try:
             with span("verifier", "code"):

@@ -112,7 +112,7 @@ def _blocks_of_response(text: str) -> list[_Block]:
     found = list(_blocks(response))
     if found or response is text:
         return found
-    # Unless the end of the thoughts is a word of the program.
+    # The mark that seemed to end the thoughts may be a part of the program.
     whole = list(_blocks(text))
     return whole if whole and ends_thought(whole[-1].text) else []
 
@@ -128,7 +128,7 @@ def _blocks(text: str) -> Iterator[_Block]:
             continue
         end, doubtful = _end(lines, place, block, careful)
         if end is None and doubtful is not None:
-            # Looked back at once only: else a long text would be read again and again.
+            # Look back only once; otherwise a long text would be scanned again and again.
             end, careful = doubtful, False
         if end is None:
             block.lines = lines[place:]
@@ -138,7 +138,7 @@ def _blocks(text: str) -> Iterator[_Block]:
         if end < len(lines) and not _is_fence(lines[end], block):
             block.lines.append(_GLUED.sub("", lines[end]))
         yield block
-        # A fence that opens the next block is looked at again.
+        # A fence that also opens the next block is read again.
         opening = _opening(lines[end], block)
         place = end + 1 if opening is None else end
         lines[end] = opening or ""
@@ -154,14 +154,14 @@ def _opened(line: str) -> _Block | None:
         return None
     blank = not before.strip()
     marked = len(before) <= _MAX_BEFORE and _BEFORE_A_FENCE.fullmatch(before) is not None
-    # Behind other words only what cannot be the end of a block.
+    # After other words, only a fence that cannot end a block opens one.
     if not blank and not marked and not _PYTHON.fullmatch(info):
         return None
     return _Block(fence[0], info.lower(), len(before) if marked and "<" not in before else 0)
 
 
 def _end(lines: list[str], start: int, block: _Block, careful: bool) -> tuple[int | None, int | None]:
-    """Return the line that ends a block, and if there is none, the first line that might.
+    """Return the line that ends a block, or else the first line that might end it.
 
     A fence within triple quotes is part of a program's text, if the quotes end.
     """
@@ -185,7 +185,7 @@ def _is_fence(line: str, block: _Block) -> bool:
 
 
 def _opening(line: str, block: _Block) -> str | None:
-    """Return the part of an ending line that opens another block: all of it, if the end was forgotten."""
+    """Return the part of an ending line that opens another block: all of it, if there is no closing fence."""
     if not _is_fence(line, block):
         return None
     behind = line.lstrip()[len(block.fence) :]

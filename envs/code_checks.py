@@ -42,7 +42,7 @@ def refuse_unusable(
             try:
                 refuse_unsound(problem, verifier)
             except SandboxUnavailable:
-                # For the run to say, which tries again.
+                # The run tries again, and reports the failure.
                 break
     _checked.add(tuple(key))
 

@@ -206,7 +206,7 @@ def _mbpp(row: dict[str, Any], text: str) -> CodeProblem:
     by_value = not _needs_objects(setup, asserts)
     entry = _called_first(asserts[0])
     if isinstance(row.get("test"), str):
-        # MBPP+: its runner has this script, which covers the list, in place of it.
+        # MBPP+: its runner executes this script, which includes the list's assertions, instead of the list.
         asserts = (row["test"],)
     return CodeProblem(
         f"{text}\nYour code should pass such tests:\n{shown}",
@@ -297,7 +297,7 @@ def _streams(text: str, cases: tuple[StreamCase, ...], comparison: Comparison) -
 
 
 def _calls(text: str, stub: str, name: str, cases: Sequence[tuple[tuple[Any, ...], Any]]) -> CodeProblem:
-    # The answer decides whether it is a class, whatever the stub is.
+    # The answer may define a class or a function, regardless of the stub.
     paths = (f"Solution.{name}", name) if _SOLUTION in stub else (name, f"Solution.{name}")
     calls = (CallCase(Call(paths[0], given, otherwise=paths[1]), output) for given, output in cases)
     tests = CallTests(tuple(calls), "contest")

@@ -1,6 +1,6 @@
 r"""``countdown-v1``: reach a target with given numbers, with an expression in ``\boxed{}`` as the answer.
 
-Problems are procedural (areal.envs.procedural); the sorted numbers and the target are the key of one.
+Problems are procedural (areal.envs.procedural); the key of a problem is its sorted numbers and its target.
 """
 
 from __future__ import annotations

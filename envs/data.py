@@ -160,7 +160,7 @@ def divided(problems: list[T]) -> tuple[list[T], list[T]]:
     held = {text for text, number in chosen.items() if number % _HELD_OUT_SHARE == 0}
     if len(chosen) > 1 and not held:
         held = {min(chosen, key=chosen.__getitem__)}
-    if held == set(chosen):  # something is left to train on
+    if held == set(chosen):  # leave a problem to train on
         held.discard(max(chosen, key=chosen.__getitem__))
     return [p for p in problems if p.problem not in held], [p for p in problems if p.problem in held]
 
@@ -173,7 +173,7 @@ def _hash(text: str) -> int:
 def _read(
     convert: Convert[T], data: str, subset: str | None, skipped: _Skipped | None
 ) -> tuple[list[T], list[T], str]:
-    """Return the training problems, the problems that a place itself holds out, and the name of those."""
+    """Return the training problems, the problems that a place itself holds out, and the latter's name."""
     train, test, name = _chosen(find_splits(data, subset), data)
     kept = [list(_converted(convert, rows(), skipped)) for rows in (train, test)]
     return kept[0], kept[1], f"its split {name}"

@@ -110,7 +110,7 @@ def _asked(row: Row, where: str, keys: Sequence[str]) -> Asked:
     for path in _CONVERSATIONS:
         try:
             found = _asked_at(row, path, where)
-        except UserError:  # what is beside the text need not be readable
+        except UserError:  # the fields beside the text need not be readable
             if text is None:
                 raise
             continue
@@ -169,7 +169,7 @@ def asked_by(value: Any, field: str, where: str) -> Asked | None:
     """
     if (listed := conversation(value)) is None:
         if isinstance(value, str) and _LIKE_MESSAGES.match(value):
-            raise UserError(f"{where}: {field} looks like messages, but cannot be read: write them as JSON")
+            raise UserError(f"{where}: {field} looks like messages, but cannot be read; write them as JSON")
         return None
     messages, said = [_message(message, where) for message in listed], None
     if messages[-1][0] == "assistant" and field == "prompt":
@@ -302,7 +302,7 @@ def decoded(text: str, otherwise: Any) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        if _LITERALS.fullmatch(text):  # to Python ['a' 'b'] is one text
+        if _LITERALS.fullmatch(text):  # Python reads ['a' 'b'] as a single string
             return [ast.literal_eval(found.group()) for found in _LITERAL.finditer(text)]
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

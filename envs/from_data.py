@@ -69,10 +69,10 @@ class DataEnv(ProblemEnv[Pair]):
         problem = self.problem
         with span("verifier", self._verifier):
             score = self._verify(action, problem.answer)
-        if score is not None and not 0 <= score <= 1:  # nan is neither
+        if score is not None and not 0 <= score <= 1:  # also refuses NaN
             raise ValueError(
-                f"the verifier '{self._verifier}' returned {score}, but a score is from 0 to 1: scale it "
-                "and give its weight by rewards={correct: 2.0}"
+                f"the verifier '{self._verifier}' returned {score}, but a score must be from 0 to 1; scale "
+                "it, and set its weight with rewards={correct: 2.0}"
             )
         judged = Judged(problem.problem, action, score is not None, float(score or 0.0))
         reward, parts = self._reward(judged)
@@ -132,7 +132,7 @@ def _pair(prompt: Template, answer: Template | None, verifier: str, row: Row, wh
     else:
         expected, rule = text, ""
     if not expected:
-        raise UserError(f"{where}: no final answer: give a template for it, such as answer='{{label}}'")
+        raise UserError(f"{where}: no final answer; give a template for it, such as answer='{{label}}'")
     return Pair(shown, expected, opening, form, rule)
 
 
@@ -142,7 +142,7 @@ def _choice_in(shown: str, row: Row, where: str) -> Choice | None:
     choice = choice_of(row, shown, where)
     if choice is not None and choice.problem != shown:
         raise UserError(
-            f"{where}: its choices are not in the prompt: take {{problem}}, which has them, or name them, as "
+            f"{where}: its choices are not in the prompt; use {{problem}}, which has them, or name them, as "
             "in 'A. {choices[0]} B. {choices[1]}'"
         )
     return choice

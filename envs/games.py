@@ -93,7 +93,7 @@ class GameEnv(gymnasium.Env[str, str]):
         """Begin a game; opponents make their first moves. If these end the game, another one begins.
 
         Raises:
-            RuntimeError: many games in a row ended in this way.
+            RuntimeError: too many consecutive games ended in this way.
         """
         super().reset(seed=seed)
         players = self._game.players

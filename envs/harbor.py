@@ -33,7 +33,7 @@ LONGEST = 8000
 """Maximum number of characters of an observation after the first."""
 SANDBOXES = ("local", "container")
 _LOCAL_MB = 1024
-"""Files of a local machine are in memory."""
+"""Maximum MiB of files on a local machine, which are in memory."""
 _LOGS, _TESTS, _SOLUTION = "/logs/verifier", "/tests", "/solution"
 _START_S = 120.0
 TOOLS = (
@@ -261,13 +261,13 @@ class HarborEnv(ProblemEnv[HarborTask]):
         variables = task.variables["environment"] | task.variables["verifier"]
         bash = "bash"
         if self._kind == "local":
-            variables["PYTHONNOUSERSITE"] = "1"  # or the tests would load what the model has put there
-            bash = "/bin/bash"  # wherever the task's PATH may lead
+            variables["PYTHONNOUSERSITE"] = "1"  # otherwise the tests would load what the model has put there
+            bash = "/bin/bash"  # regardless of the task's PATH
         try:
             machine.settle(_LOGS, _TESTS)
             machine.put(task.folder / "tests", _TESTS)
             ran = machine.run(f"{bash} {_TESTS}/test.sh", task.verifier_s, self._folder(task), variables)
-            # What the tests left running must not write another one.
+            # Processes that the tests have left running must not overwrite the reward.
             machine.settle()
             text, numbers = machine.read(f"{_LOGS}/reward.txt"), machine.read(f"{_LOGS}/reward.json")
         except MachineFull as error:

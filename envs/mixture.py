@@ -122,7 +122,7 @@ class MixtureEnv(gymnasium.Env[str, str]):
         place, number = turn(index, tuple(m.weight for m in self._members), joins)
         self._current = self._members[place]
         observation, info = self._current.env.reset(**_task(self._current, split, number))
-        # Where a member has no splits, its info has none: areal.authoring.rules.
+        # If a member has no splits, its info has none, either (areal.authoring.rules).
         whole = {"split": split} if self._current.counted else {}
         return observation, {**info, **whole, "env": self._current.name, "index": index}
 
@@ -205,7 +205,7 @@ def _make_members(members: Any) -> list[Member]:
 
 def _make_member(given: Any) -> Member:
     if not isinstance(given, dict) or "env" not in given:
-        raise UserError(f"mixture: {given!r} is no member; write {{env: math-v1, weight: 2}}")
+        raise UserError(f"mixture: {given!r} is not a member; write {{env: math-v1, weight: 2}}")
     for key in given:
         if key not in _DEFAULTS:
             raise UserError(f"mixture: a member has no key '{key}'{nearest(key, _DEFAULTS)}")

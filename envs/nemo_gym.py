@@ -28,9 +28,9 @@ def refuse_other_judges(row: Row, where: str) -> None:
     pattern, mode = as_text(at(row, "template_metadata.output_regex")), as_text(row.get("grading_mode"))
     if pattern is not None or mode not in (None, *_BOXED):
         raise UserError(
-            f"{where}: this row of NeMo Gym asks for its answer in another form than \\boxed{{}} "
-            f"({pattern or mode}): take data-v1 with answer='{{expected_answer}}', prompt='{{problem}}' and "
-            "a verifier of yours that reads it (verifier=FILE.py:FUNCTION)"
+            f"{where}: this row of NeMo Gym asks for an answer in a form other than \\boxed{{}} "
+            f"({pattern or mode}); use data-v1 with answer='{{expected_answer}}', prompt='{{problem}}' and "
+            "your own verifier for this form (verifier=FILE.py:FUNCTION)"
         )
     if at(row, "expected_answer") is None and "verifier_metadata" in row and not _answered(row):
         agent = as_text(at(row, "agent_ref.name"))

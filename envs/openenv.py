@@ -107,8 +107,8 @@ class OpenEnv(gymnasium.Env[str, str]):
             if refused.fields - {self._said.name}:
                 named = ", ".join(sorted(refused.fields))
                 raise UserError(
-                    f"openenv-v1: the server refuses an action for its field {named} ({refused}): say what "
-                    "it is by env_options.action={FIELD: VALUE}"
+                    f"openenv-v1: the server refuses an action because of its field {named} ({refused}); set "
+                    "it with env_options.action={FIELD: VALUE}"
                 ) from refused
             return self._not_taken(f"The server refused that: {refused}. {self._said.asked}".strip())
         self._over = told.done

@@ -20,7 +20,7 @@ from areal.errors import UserError, install_hint, nearest
 
 Rows = Iterator[tuple[Row, str]]
 Splits = dict[str, Callable[[], Rows]]
-"""The reader of each split; if files name no split, as a single file does, the only split is ``""``."""
+"""The reader of each split; if no file names a split, the only split is ``""``."""
 
 _PLACE = re.compile(r"(.+?)(?::([\w.-]+))?(?:\[:(\d+)\])?", re.DOTALL)
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
@@ -143,7 +143,7 @@ def _in_folder(folder: Path, subset: str | None) -> Splits:
     grouped: dict[str, list[Path]] = {}
     for path in files:
         grouped.setdefault(_split_of(path.relative_to(folder)), []).append(path)
-    if len(grouped) > 1 and "" in grouped:  # beside splits, a file is one of its own name
+    if len(grouped) > 1 and "" in grouped:  # each other file is a split with the file's name
         for path in grouped.pop(""):
             grouped.setdefault(path.name.partition(".")[0], []).append(path)
     for split, paths in grouped.items():
@@ -209,7 +209,7 @@ def _saved(folder: Path) -> Rows:
 
 def _on_hub(name: str, subset: str | None, streaming: bool) -> Splits:
     match = _HUB.fullmatch(name)
-    assert match is not None, "what looks local is none of the hub's"
+    assert match is not None, "a name that looks local is not on the hub"
     id, revision = match.groups()
     try:
         import datasets

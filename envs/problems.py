@@ -137,7 +137,8 @@ def checked_prompt(env: str, prompt: str) -> str:
         shown = prompt.format(problem="\0")
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(
-            f"{env}: the prompt {prompt!r} is no template ({error!r}); double its own braces: {{{{}}}}"
+            f"{env}: the prompt {prompt!r} is not a valid template ({error!r}); double its own braces: "
+            "{{}}"
         ) from error
     if "\0" not in shown:
         raise UserError(f"{env}: the prompt {prompt!r} does not contain {{problem}}")

@@ -1,8 +1,8 @@
 """``repo-v1``: changes to a small repository that solve an issue; hidden tests in a sandbox judge them.
 
-The model reads, searches, edits and runs the visible tests with tools, one action after the other. A call is
-a line of JSON in an action; the agent ``tool-use`` makes calls in the model's own format. An action may also
-be the whole answer, as a diff.
+The model reads, searches, edits and runs the visible tests with tools, one action after another. A call is a
+line of JSON in an action; the agent ``tool-use`` makes calls in the model's own format. An action may also be
+the whole answer, as a diff.
 """
 
 from __future__ import annotations

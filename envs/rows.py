@@ -223,7 +223,9 @@ def _items(path: Path, value: Any) -> Iterator[tuple[Row, str]]:
     if isinstance(value, dict) or is_conversation(value):
         value = [value]
     if not isinstance(value, list):
-        raise UserError(f"{path} holds no rows, but {json.dumps(value)[:40]}: one JSON object a line")
+        raise UserError(
+            f"{path} contains {json.dumps(value)[:40]} instead of rows; write one JSON object per line"
+        )
     for number, item in enumerate(value):
         where = f"{path}, item {number}"
         yield _row(item, where), where

@@ -50,16 +50,17 @@ class Template:
             known = ", ".join(map(str, row))
             raise UserError(
                 f"{where}: the {self._name} needs {{{error.args[0]}}}, but the row has only: {known} (double "
-                "braces that are no field)"
+                "braces that are not a field)"
             ) from error
         except (IndexError, TypeError) as error:
             raise UserError(
-                f"{where}: the {self._name} {self._text!r} names what the row has not ({error}); double "
-                "braces that are no field"
+                f"{where}: the {self._name} {self._text!r} names something that the row does not have "
+                f"({error}); double braces that are not a field"
             ) from error
         except (ValueError, AttributeError) as error:
             raise UserError(
-                f"the {self._name} {self._text!r} is no template ({error}); double its own braces: {{{{}}}}"
+                f"the {self._name} {self._text!r} is not a valid template ({error}); double its own braces: "
+                "{{}}"
             ) from error
 
 
@@ -88,7 +89,7 @@ class _Formatter(string.Formatter):
 def in_prompt(value: Any, what: str) -> str:
     """Return a field for a prompt: of messages, the last of the user; raises UserError if it is empty."""
     if value is None:
-        raise UserError(f"{what} is null: give the field a value, or leave the row out")
+        raise UserError(f"{what} is null; give the field a value, or remove the row")
     messages = asked_by(value, "it", what)
     return str(value) if messages is None else messages.problem
 
@@ -97,5 +98,5 @@ def as_answer(value: Any, what: str) -> str:
     """Return a scalar, or the only element of a list, as the expected answer; raises UserError otherwise."""
     text = one_text(value, what)
     if text is None:
-        raise UserError(f"{what} holds no answer: give the field a value, or leave the row out")
+        raise UserError(f"{what} contains no answer; give the field a value, or remove the row")
     return text

@@ -25,7 +25,7 @@ class TextArenaEnv(GameEnv):
     In training, the model plays all sides; in evaluation, it plays one side against ``test_opponent``.
 
     Args:
-        game: TextArena's id of the game. Its ``-raw`` form is played in any case, which leaves the history to
+        game: TextArena's id of the game. areal always plays the ``-raw`` form, which leaves the history to
             the conversation.
         options: arguments of the game.
         players: number of players; None: the minimum of the game.

@@ -88,7 +88,7 @@ def calls_of(text: str) -> list[Asked]:
     """Return the calls of an action: JSON objects with ``name`` and ``arguments``, each starting a line.
 
     Calls within a thought do not count. An end-of-thought mark within a call belongs to the call's text, and
-    ends no thought.
+    does not end a thought.
     """
     calls = list(_calls(text))
     for mark in re.finditer(re.escape(CLOSE), text):

@@ -82,7 +82,7 @@ def describe(task: dict[str, Any]) -> dict[str, Any]:
 
 
 class Worker:
-    """Runs episodes one after the other, and keeps their environments."""
+    """Runs episodes one after another, and keeps their environments."""
 
     def __init__(self) -> None:
         self._served: dict[str, tuple[_Environment, Any]] = {}

@@ -105,7 +105,7 @@ def find_env(name: str) -> Any:
     known = env_names()
     told = "see `areal env list`"
     if _VERSIONED.search(name):
-        told += f"; for one of another package, prefix its module: MODULE:{name}"
+        told += f"; to use one of another package, give its module, too: MODULE:{name}"
     raise UserError(f"unknown environment '{name}'{nearest(name, known)} ({told})")
 
 
@@ -121,7 +121,7 @@ def make_env(name: str, **options: Any) -> Any:
     spec = find_env(name)
     _check_options(name, spec, options)
     try:
-        # As a part of the specification: an option may be called as one of make's own arguments.
+        # In the specification, because an option may have the name of one of make's own arguments.
         return gymnasium.make(replace(spec, kwargs={**spec.kwargs, **options}), disable_env_checker=True)
     except (UserError, EnvironmentFailure):
         raise
@@ -172,7 +172,7 @@ def _loaded(spec: Any, package: str | None) -> Any:
 
 
 def _checked_env(name: str, found: Any) -> Any:
-    """Return what creates a Gymnasium environment: a class, or a function that adapts others."""
+    """Return a callable that creates a Gymnasium environment: a class, or a function that adapts others."""
     import gymnasium
 
     from areal.envs.adapted import acts, adapting

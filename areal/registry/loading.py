@@ -59,7 +59,7 @@ def load_module(place: str, name: str) -> Any:
         return _load_file(Path(place)) if place.endswith(".py") else _import(place, name)
     except UserError:
         raise
-    except Exception as error:  # other people's modules may raise anything
+    except Exception as error:  # a module may raise anything
         raise UserError(f"'{name}': {place} raised {explained(error, __file__)}") from error
 
 
@@ -68,7 +68,7 @@ def _import(module: str, name: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # the module is there, and lacks another
+            raise  # the module exists, but imports one that does not
         raise UserError(f"'{name}': the module {module} does not exist") from error
     except ValueError as error:  # an empty or a relative name
         raise UserError(f"'{name}' is not of the form path/to/file.py:Name or module:Name") from error

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Objects of one kind by name; one given as ``"module:attribute"`` is imported on first use."""
+    """Objects of one kind by name; an entry ``"module:attribute"`` is imported on first use."""
 
     def __init__(self, kind: str, group: str, builtin: dict[str, str]) -> None:
         self.kind = kind
@@ -164,7 +164,7 @@ def register_benchmark(name: str, benchmark: Benchmark | str) -> None:
 def installed(group: str) -> list[tuple[str, str, str]]:
     """Return the entry points of a group in installed packages: name, value and package of each.
 
-    They are sorted by name and package; the order of the files would depend on the file system.
+    They are sorted by name and package, because the order of the files depends on the file system.
     """
     found = [(p.name, p.value, p.dist.name if p.dist else "?") for p in entry_points(group=group)]
     return sorted(found, key=lambda each: (each[0], each[2]))
@@ -172,7 +172,7 @@ def installed(group: str) -> list[tuple[str, str, str]]:
 
 def two_of(kind: str, name: str, old: str, old_package: str | None, new: str, new_package: str) -> str:
     """Return the message about two entries with the same name."""
-    whose = f"of the package {old_package}" if old_package else "registered already"
+    whose = f"of the package {old_package}" if old_package else "already registered"
     return (
         f"the {kind} '{name}' is defined twice: {old}, {whose}, and {new} of the package {new_package}; "
         "rename one in its pyproject.toml, or uninstall one"

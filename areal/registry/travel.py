@@ -1,8 +1,8 @@
 """Sends what was registered in one process to another process of the same run.
 
-Names of modules are sent as they are. Objects are sent with cloudpickle: those that a module defines by
-reference, and those that the user's script or notebook (``__main__``) defines by value, because no other
-process has it.
+Names of modules are sent as they are. Objects are sent with cloudpickle. Objects that a module defines are
+sent by reference. Objects that the user's script or notebook (``__main__``) defines are sent by value,
+because no other process has that module.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def registered() -> bytes:
     Raises:
         UserError: something cannot be sent to another process.
     """
-    import cloudpickle  # Gymnasium has it
+    import cloudpickle  # Gymnasium requires it
     import gymnasium
 
     found: dict[tuple[str, str], Any] = {
@@ -53,7 +53,7 @@ def restore(content: bytes) -> None:
     """
     import gymnasium
 
-    env_names()  # those of installed packages are registered first, as they were there
+    env_names()  # register those of installed packages first, as in the other process
     for (kind, name), pickled in pickle.loads(content).items():
         try:
             value = pickle.loads(pickled)

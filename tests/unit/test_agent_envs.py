@@ -181,7 +181,7 @@ def test_any_gymnasium_environment_can_be_played_in_words():
     assert env.step("\\boxed{1}")[1:4] == (1.0, False, False)
     assert env.step("\\boxed{0}")[1:4] == (1.0, False, True)
     for options, complaint in (
-        ({"env": "No-v1"}, "gym-text-v1: unknown environment 'No-v1'.* prefix its module: MODULE:No-v1"),
+        ({"env": "No-v1"}, "gym-text-v1: unknown environment 'No-v1'.* give its module, too: MODULE:No-v1"),
         ({"env": "CartPole-v1", "describe": "words"}, "describe=words is not of the form"),
         ({"env": "CartPole-v1", "describe": "math:pi"}, "describe=math:pi is not a function"),
         ({"env": "CartPole-v1", "describe": "math:words"}, "math has no 'words'"),

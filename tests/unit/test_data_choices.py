@@ -102,11 +102,11 @@ def test_which_choice_an_answer_names(choices: Any, answer: object, letter: str,
         ({"choices": ["O", "A"], "answer": "A"}, "which may mean 'O' or 'A'"),
         (
             {"options": "a ) 38 , b ) 27 , c ) none", "answer": "a"},
-            r"options is text, and not a list of choices: 'a \) 38",
+            r"options is text instead of a list of choices: 'a \) 38",
         ),
         (
             {"choices": "{'text': array(['x', 'y'], dtype=object)}", "answerKey": "B"},
-            "choices is text, and not",
+            "choices is text instead",
         ),
         ({"choices": ["x", "y"]}, "it has choices, but no field for the correct choice"),
         ({"options": ["x"] * 27, "answer": "A"}, "options has 27 choices, more than there are letters"),
@@ -175,7 +175,7 @@ def test_a_template_shows_the_choices(tmp_path: Path):
     made = make_env("data-v1", data=data, prompt="{question} A: {choices[0]} B: {choices[1]}")
     assert made.reset(options={"index": 0})[0] == "1+1? A: one B: two"
     assert made.unwrapped.problem.answer == "B"
-    with pytest.raises(UserError, match=r"line 1: its choices are not in the prompt: take \{problem\}"):
+    with pytest.raises(UserError, match=r"line 1: its choices are not in the prompt; use \{problem\}"):
         make_env("data-v1", data=data, prompt="{question}")
     # A template for the answer says what is right.
     own = make_env("data-v1", data=data, prompt="{question}", answer="{choices[1]}", verifier="exact")

@@ -107,7 +107,7 @@ def test_files(name: str, tmp_path: Path):
         ("d.csv", b"problem,answer\n", "is empty"),
         ("d.json", b'[\n{"problem": "1", "answer": "1"},\n{"problem": }\n]', "line 3: not valid JSON"),
         ("d.jsonl", b'{"problem": "1"\n{"problem": "2", "answer": "2"}\n', "line 1: not valid JSON"),
-        ("d.json", b'"text"', "holds no rows"),
+        ("d.json", b'"text"', "instead of rows"),
         ("d.json", b"[1, 2]", "item 0: not a JSON object"),
     ],
 )

@@ -160,7 +160,7 @@ def test_templates_read_only_what_they_name(tmp_path: Path):
                 "template_metadata": {"output_regex": "IS ([A-Z])"},
             },
             {},
-            r"another form than .*IS \(\[A-Z\]\).*verifier=FILE.py:FUNCTION",
+            r"a form other than .*IS \(\[A-Z\]\).*verifier=FILE.py:FUNCTION",
         ),
         (
             {
@@ -169,7 +169,7 @@ def test_templates_read_only_what_they_name(tmp_path: Path):
                 "grading_mode": "lenient_answer_colon",
             },
             {},
-            "another form than .*lenient_answer_colon",
+            "a form other than .*lenient_answer_colon",
         ),
         (
             {
@@ -180,11 +180,15 @@ def test_templates_read_only_what_they_name(tmp_path: Path):
             {},
             "its own server .judge_agent. judges it",
         ),
-        ({"q": "?", "label": None}, {"prompt": "{q}", "answer": "{label}"}, "holds no answer"),
+        ({"q": "?", "label": None}, {"prompt": "{q}", "answer": "{label}"}, "contains no answer"),
         ({"q": "?", "label": [1, 2]}, {"prompt": "{q}", "answer": "{label}"}, "has 2 answers"),
         ({"q": None, "label": 1}, {"prompt": "{q}", "answer": "{label}"}, "{q} is null"),
         ({"q": "?", "r": {"a": 1}}, {"prompt": "{q}", "answer": "{r[b]}"}, "needs {b}"),
-        ({"q": "?", "r": "text"}, {"prompt": "{q}", "answer": "{r[b]}"}, "names what the row has not"),
+        (
+            {"q": "?", "r": "text"},
+            {"prompt": "{q}", "answer": "{r[b]}"},
+            "something that the row does not have",
+        ),
     ],
 )
 def test_rows_that_are_refused(row: Any, options: dict[str, str], complaint: str, tmp_path: Path):

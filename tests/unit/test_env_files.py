@@ -80,7 +80,7 @@ def test_data_alone(folder: Path):
         (DATA.replace("verifier", "verifyer"), "no option 'verifyer'; did you mean 'verifier'"),
         (DATA.replace("number", "nunber"), "unknown verifier 'nunber'; did you mean 'number'"),
         (DATA.replace("{label}", "{lable}"), "rows.jsonl, line 1: the answer needs {lable}.*question, label"),
-        (DATA.replace("{question}", "{question"), "is no template"),
+        (DATA.replace("{question}", "{question"), "is not a valid template"),
         (DATA.replace("format:", "formal:"), "unknown part of a reward 'formal'"),
         ("env: math-v3", "unknown environment 'math-v3'"),
         ("mixture: []", "a list of members"),
@@ -220,5 +220,5 @@ def test_a_score_of_a_verifier_is_from_0_to_1(tmp_path, said):
         env.reset(seed=0)
         assert env.step(words)[1] == float(words)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=rf"own\.py:score' returned {said}, but a score is from 0 to 1"):
+    with pytest.raises(ValueError, match=rf"own\.py:score' returned {said}, but a score must be from 0 to 1"):
         env.step(said)

@@ -167,7 +167,7 @@ def test_agents_rewards_and_benchmarks_of_a_package(site: Path):
         (
             registry.find_env,
             "math-v1",
-            r"'math-v1' is defined twice: areal.envs.math:MathEnv, registered already, and "
+            r"'math-v1' is defined twice: areal.envs.math:MathEnv, already registered, and "
             r"tens_env.env:TensEnv of the package tens-env; rename",
         ),
         (

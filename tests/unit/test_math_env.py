@@ -209,7 +209,7 @@ def test_bad_files(tmp_path: Path):
         ({"difficulty": 9}, "difficulty=9"),
         ({"split": "valid"}, "split='valid'"),
         ({"prompt": "no place"}, "does not contain"),
-        ({"prompt": "{problem} {box}"}, "no template"),
+        ({"prompt": "{problem} {box}"}, "not a valid template"),
     ],
 )
 def test_bad_options(options: dict[str, object], complaint: str):
