@@ -66,7 +66,7 @@ def _backward(
     """Return the gradients of query, key and value."""
     from flash_attn.cute.interface import _flash_attn_bwd
 
-    # Contiguous, as the registered shapes tell compiled layers.
+    # Contiguous, because compiled layers rely on the layout of the fake function's results.
     gradients = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value)]
     _flash_attn_bwd(
         query.contiguous(),

@@ -32,7 +32,7 @@ _NAME = "default"
 _SAMPLE = 2**16
 """Number of values of a weight in a sample."""
 _SHOWN = 300
-"""Number of characters that are shown of an error of peft."""
+"""Maximum number of characters that are shown of an error of peft."""
 _TOWER = r".*\bvisual\b.*"
 """Pattern of the layers of a vision tower, which is frozen (areal.learner.sight)."""
 
@@ -123,13 +123,14 @@ def _check(model: Any, config: Any) -> None:
     for path, layer in adapted.items():
         if type(layer) is not Linear or layer is head:
             raise UserError(
-                f"learner.lora_options.target_modules: {path} is adapted, but areal adapts linear layers, "
-                "no embeddings, no experts and not the output layer; leave it out"
+                f"learner.lora_options.target_modules selects {path}, but areal adapts only linear layers, "
+                "not embeddings, experts or the output layer; remove it"
             )
     for key in itertools.chain(config.rank_pattern, config.alpha_pattern):
         if not any(re.match(rf"(.*\.)?({key})$", path) for path in adapted):  # the same matching as in peft
             raise UserError(
-                f"learner.lora_options: '{key}' is no adapted layer; they are such as {next(iter(adapted))}"
+                f"learner.lora_options: '{key}' is not an adapted layer; use a name such as "
+                f"{next(iter(adapted))}"
             )
 
 
@@ -137,11 +138,11 @@ def _check_base(model: Any) -> None:
     """Check that the weights of a model can be stored in 4 bits; raises UserError if they cannot."""
     if any(len(parameter.shape) == 3 for parameter in model.parameters()):
         raise UserError(
-            "learner.base_precision=nf4 holds linear layers in 4 bits, and most weights of this model are "
-            "experts, which are none: leave it out, or take a dense model"
+            "learner.base_precision=nf4 stores only linear layers in 4 bits, but most weights of this model "
+            "are experts; remove it, or use a dense model"
         )
     if any(layer.base_layer.weight.shape[1] % 2 for layer in bases(model).values()):
-        raise UserError("learner.base_precision=nf4: a layer of this model has an odd width; leave it out")
+        raise UserError("learner.base_precision=nf4: a layer of this model has an odd width; remove it")
 
 
 def _targets(model: Any) -> str | list[str]:

@@ -103,7 +103,7 @@ def token_loss(objective: Objective, tokens: Tokens) -> TokenLoss:
         loss = loss + objective.kl * divergence
     if objective.entropy > 0:
         if tokens.entropy is None:
-            raise ValueError("the objective has an entropy bonus, and no entropy is given")
+            raise ValueError("the objective has an entropy bonus, but no entropy is given")
         loss = loss - objective.entropy * tokens.entropy
     return TokenLoss(loss, clipped, behav_ratio, ratio.detach(), divergence)
 
@@ -153,7 +153,7 @@ def reference_kl(tokens: Tokens) -> torch.Tensor:
         ValueError: there is no reference.
     """
     if tokens.reference is None:
-        raise ValueError("the objective has a KL term, and no log-probabilities of the reference are given")
+        raise ValueError("the objective has a KL term, but no log-probabilities of the reference are given")
     log_ratio = (tokens.reference - tokens.logprobs).clamp(max=_LARGEST_LOG_RATIO)
     return log_ratio.exp() - 1 - log_ratio
 

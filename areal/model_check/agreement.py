@@ -73,7 +73,7 @@ async def measure(
     dtype: str = "float32",
     **learner: Any,
 ) -> Agreement:
-    """Start an engine, and train the model in several ways, one after the other.
+    """Start an engine, and train the model in several ways, one after another.
 
     Engine and learner are those of a run, on one device.
 
@@ -185,7 +185,7 @@ def packed_against_alone(folder: str, trajectories: Sequence[Trajectory]) -> flo
 def _readable(one: Trajectory, sight: Sight | None) -> int:
     """Return the length of a sequence that transformers' own model can read: up to a sampled placeholder.
 
-    It takes every placeholder for that of an image.
+    That model takes every placeholder for one of an image.
     """
     taken = np.flatnonzero(one.loss_mask & (one.tokens == (-1 if sight is None else sight.token)))
     return int(taken[0]) if len(taken) else len(one)

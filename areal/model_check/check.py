@@ -1,4 +1,4 @@
-"""All checks of ``areal models check``, one after the other."""
+"""All checks of ``areal models check``, one after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merges a peft adapter into a whole model, from which a run can start."""
+"""Merges a peft adapter into a complete model, from which a run can start."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _write(source: Path, base: str, folder: Path) -> None:
     try:
         stored = load_peft_weights(str(source), device="cpu")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of a problem that raises an error below
+            warnings.simplefilter("ignore")  # it warns of a problem for which the code below raises an error
             adapted = PeftModel.from_pretrained(model, str(source))
         if wrong := get_peft_model_state_dict(adapted).keys() ^ stored.keys():
             raise ValueError(f"only one of them has {min(wrong)}, and {len(wrong) - 1} more")

@@ -11,7 +11,7 @@ that exist then. A member that is dead or frozen would block the others. A membe
 therefore reports it in the store that all members share, and the others stop waiting. No member waits longer
 than :data:`LIMIT`. The epoch then ends, and the next one is not affected.
 
-If engines load in turn, each has its own group with the learner, which sends to one after the other.
+If engines load in turn, each has its own group with the learner, which sends to one after another.
 
 If only factors change (areal.factors), an epoch begins with all weights and continues with the factors alone.
 
@@ -40,7 +40,7 @@ LIMIT = 180.0
 """Maximum seconds that a member waits for the others, including the transfer."""
 _LEARNER = 0
 _LOOK = 0.1
-"""Interval in seconds at which a waiting member checks whether another one has given up."""
+"""Interval in seconds at which a waiting member checks whether another one has failed."""
 _TIMEOUT = datetime.timedelta(seconds=2 * LIMIT)
 """torch's own limit; no member waits for a call that reaches it. NCCL's limit ends the process."""
 
@@ -59,7 +59,7 @@ class BroadcastSender(Sender):
     Args:
         memory: the memory to send.
         address: address at which other hosts reach this one.
-        in_turn: whether to send to one engine after the other, in the order in which they connect.
+        in_turn: whether to send to one engine after another, in the order in which they connect.
     """
 
     def __init__(self, memory: Buckets, address: str = "127.0.0.1", in_turn: bool = False) -> None:
@@ -203,13 +203,13 @@ class _Group:
             return
         if self._sound:
             group.abort()
-        # Gloo's abort ends no call; its thread keeps the group until torch's own limit.
+        # Gloo's abort does not end a call; its thread keeps the group until torch's own limit.
         elif self._device.type == "cuda":
             threading.Thread(target=group.abort, name="areal-abort", daemon=True).start()
 
     def _give_up(self) -> None:
         """Tell the others to stop waiting."""
-        with suppress(dist.DistError):  # the learner owns the store; if it is gone, the others have given up
+        with suppress(dist.DistError):  # the learner owns the store; if it is gone, the others have stopped
             self._looking.set(self._over, "")
 
     def _broadcast(self, buckets: list[torch.Tensor]) -> None:
@@ -223,7 +223,7 @@ class _Group:
     def _take_part(self, buckets: list[torch.Tensor]) -> None:
         if self._group is None:
             self._group = self._join()
-        group = self._group  # its destructor waits for its calls: let it do so here, not in leave()
+        group = self._group  # so that its destructor, which waits for its calls, runs here, not in leave()
         for work in [group.broadcast(bucket, _LEARNER) for bucket in buckets]:
             work.wait()
 

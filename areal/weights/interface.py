@@ -44,7 +44,7 @@ class Memory(Protocol):
 class Sender(ABC):
     """The learner's end of one backend."""
 
-    def open(self, engines: int, workers: int = 1) -> None:  # noqa: B027 (only a group has members)
+    def open(self, engines: int, workers: int = 1) -> None:  # noqa: B027 (only a broadcast has epochs)
         """Begin an epoch with this number of engines, each with this number of workers."""
 
     @abstractmethod
@@ -55,7 +55,7 @@ class Sender(ABC):
             workers: number of processes of the engine, each of which opens its own end with this value.
         """
 
-    def send(self) -> None:  # noqa: B027 (where engines read the memory themselves there is none)
+    def send(self) -> None:  # noqa: B027 (nothing to do if engines read the memory themselves)
         """Do the learner's part of a load; runs on any thread while the engines load."""
 
     def close(self) -> None:  # noqa: B027 (a snapshot's memory is free when both sides have released it)

@@ -1,10 +1,10 @@
 """The weight receiver in a vLLM worker: a ``WeightTransferEngine`` of vLLM's own interface.
 
 A transfer fails if another member is lost. The engine survives, and loads the same version or a later one
-over a new connection, so nothing is raised in this case. If one of several workers raises, vLLM leaves the
-answers of the others unread and takes them for those of the next call. A worker that has begun an update but
-not finished it refuses to begin another. Each worker therefore finishes the update with its previous weights,
-and reports the failure when it is asked (areal.rollout.vllm_worker).
+over a new connection. The receiver therefore raises nothing in this case: if one of several workers raised,
+vLLM would leave the answers of the others unread and take them for those of the next call, and a worker with
+an unfinished update would refuse to begin another. Instead, each worker finishes the update with its previous
+weights, and reports the failure on request (areal.rollout.vllm_worker).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
         if not self._checked:
             self._own = own_parameters(self.model.named_modules())
         if not self._in_place:
-            give_up(self.model.modules())  # remains of a failed load
+            give_up(self.model.modules())  # the rest of a failed load
             if self.device.type == "cpu":
                 forget_expert_kernels(self.model)
             self._kernels = quantised_expert_kernels(self.model)

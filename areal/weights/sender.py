@@ -93,7 +93,7 @@ def open_sender(
         device: device of the weights while engines load them; engines can share memory of the CPU.
         address: address at which engines on other hosts reach this one.
         workers: number of processes of each engine, one for each part of its weights.
-        in_turn: whether engines load one after the other, in this order; if not, all load at the same time.
+        in_turn: whether engines load one after another, in this order; if not, all load at the same time.
     """
     from areal.weights.broadcast import BroadcastSender
     from areal.weights.cuda_ipc import CudaIpcSender

@@ -176,13 +176,13 @@ def test_ranks_and_scales_are_peft_s_and_go_into_its_files(tmp_path: Path):
     [
         (
             {"rank_pattern": {"qkv_proj": 2}},
-            r"'qkv_proj' is no adapted layer; they are such as model\.layers",
+            r"'qkv_proj' is not an adapted layer; use a name such as model\.layers",
         ),
-        ({"target_modules": ["q_proj"], "alpha_pattern": {"k_proj": 2}}, "'k_proj' is no adapted layer"),
-        ({"target_modules": ["embed_tokens"]}, r"embed_tokens is adapted.*leave it out"),
+        ({"target_modules": ["q_proj"], "alpha_pattern": {"k_proj": 2}}, "'k_proj' is not an adapted layer"),
+        ({"target_modules": ["embed_tokens"]}, r"target_modules selects .*embed_tokens.*remove it"),
         ({"target_modules": ["qkv"]}, r"lora_options: .*qkv"),
         ({"rslora": True}, r"lora_options\.rslora"),
-        ({"use_rslora": True}, "give lora_alpha, too"),
+        ({"use_rslora": True}, "set lora_alpha, too"),
         ({"rank_pattern": {"q_proj": 0}}, "greater than or equal to 1"),
     ],
 )
@@ -197,7 +197,7 @@ def test_what_would_be_adapted_otherwise_than_was_meant_is_refused(options: dict
 
 @pytest.mark.parametrize("more", [{"lora_options": {"lora_alpha": 8}}, {"base_precision": "nf4"}])
 def test_without_an_adapter_nothing_is_said_of_one(more: dict[str, Any]):
-    with pytest.raises(UserError, match="is of an adapter: set lora_rank, too"):
+    with pytest.raises(UserError, match="applies only to an adapter; set lora_rank, too"):
         parse_config({"learner": more})
 
 
