@@ -60,7 +60,7 @@ def described(name: str, text: str | None) -> str:
 
 def _kind(field: FieldInfo) -> str:
     bounds = [
-        f"{words} {getattr(bound, name):g}"
+        f"{words} {getattr(bound, name):.10g}"
         for bound in field.metadata
         for kind, (words, name) in _BOUNDS.items()
         if isinstance(bound, kind)
@@ -76,9 +76,9 @@ def _type(kind: Any, metadata: list[Any]) -> str:
     if origin is Annotated:
         return _type(arguments[0], list(arguments[1:]))
     if origin in (Union, types.UnionType):
-        return " or ".join("`null`" if a is type(None) else _type(a, []) for a in arguments)
+        return _any_of(["`null`" if a is type(None) else _type(a, []) for a in arguments])
     if origin is Literal:
-        return " or ".join(f"`{a}`" for a in arguments)
+        return _any_of([f"`{a}`" for a in arguments])
     if origin is dict or is_typeddict(kind):
         return "mapping"
     if origin is tuple and arguments[1:] == (...,):
@@ -86,6 +86,10 @@ def _type(kind: Any, metadata: list[Any]) -> str:
     if origin is tuple:
         return f"list of {', '.join(_type(a, []) for a in arguments)}"
     return _WORDS[kind]
+
+
+def _any_of(words: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def _default(field: FieldInfo) -> str:
