@@ -2,9 +2,10 @@
 
     python benchmarks/architectures.py [--family qwen3 gemma3 ...] [--write]
 
-Of each family `areal models check --tiny` tries a small model with random weights, once with embeddings and
-output layer tied and once not: all weights are trained for three updates that move every one of them, then
-an adapter. --write puts the results into docs/figures/models.json, and the table into docs/models.md.
+For each family, `areal models check --tiny` trains a small model with random weights, once with tied
+embeddings and output layer and once without. It trains all weights for three updates that change each of
+them, and then an adapter. --write puts the results into docs/figures/models.json, and the table into
+docs/models.md.
 """
 
 from __future__ import annotations
@@ -27,27 +28,27 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 NOTE = 180
 """Characters of a note below the table."""
 REASONS = {
-    "no module or parameter named 'lm_head'": "vLLM always ties embeddings and output layer of this "
-    "family. All its published models have them tied.",
-    "does not know what the learner sends as lm_head.weight:": "vLLM always ties embeddings and output layer "
-    "of this family. All its published models have them tied.",
-    "the engine gets nothing for its lm_head.weight:": "vLLM never ties embeddings and output layer of "
-    "this family. No published model of it has them tied.",
-    "it carries a state from token to token": "It has a recurrent state beside attention, and areal refuses "
-    "it.",
+    "no module or parameter named 'lm_head'": "vLLM always ties the embeddings and the output layer of this "
+    "family, as all of its published models do.",
+    "does not know what the learner sends as lm_head.weight:": "vLLM always ties the embeddings and the "
+    "output layer of this family, as all of its published models do.",
+    "the engine gets nothing for its lm_head.weight:": "vLLM never ties the embeddings and the output layer "
+    "of this family. Its published models do not tie them, either.",
+    "it carries a state from token to token": "areal refuses this family, because its models have a "
+    "recurrent state.",
 }
-"""What known findings mean, by a part of their text; the last that fits counts."""
+"""What known findings mean, by a part of their text. The last match counts."""
 OF_FAMILY = {
-    "apertus": "vLLM keeps the parameters of its activation (xIELU) in bfloat16, also where it computes in "
-    "float32.",
-    "minimax_m2": "vLLM cannot choose experts by sigmoid on a CPU for it. On a GPU it was not tried.",
-    "cohere2": "The sliding window is one token longer in vLLM than in transformers: the two differ from "
-    "the window's length on (4096 tokens in published models).",
-    "phimoe": "vLLM knows this architecture under another name than transformers. Under that of transformers "
-    "it falls back to transformers' code, and crashes in its routing of tokens; under its own it samples NaN "
-    "on a CPU.",
+    "apertus": "vLLM keeps the parameters of the activation function (xIELU) in bfloat16, even if it "
+    "computes in float32.",
+    "minimax_m2": "On a CPU, vLLM does not support the sigmoid router of this family. It was not tried on a "
+    "GPU.",
+    "cohere2": "The sliding window is one token longer in vLLM than in transformers, so the two differ for "
+    "sequences that are longer than the window (4,096 tokens in published models).",
+    "phimoe": "vLLM and transformers have different names for this architecture. Under transformers' name, "
+    "vLLM uses transformers' code and crashes in its router. Under its own name, vLLM samples NaN on a CPU.",
 }
-"""What findings about a type in transformers mean, whose text does not say it."""
+"""What findings mean whose text does not explain them, by type in transformers."""
 LIMIT = 600
 """Seconds for one model."""
 
@@ -146,12 +147,12 @@ def tried(model_type: str, settings: dict[str, Any], tied: bool) -> list[dict[st
 
 
 def worst(findings: list[dict[str, Any]], what: str) -> str:
-    """Return the largest difference that a finding has, or ``no`` if there was none to measure."""
+    """Return the largest difference in the findings, or ``–`` if none was measured."""
     for finding in findings:
         if finding["what"].startswith(what) and finding["differences"]:
             largest = f"{np.max(finding['differences']):.0e}"  # NaN, if one is
             return largest if finding["sound"] else f"**{largest}**"
-    return "no"
+    return "–"
 
 
 def explained(text: str) -> str:
@@ -164,7 +165,7 @@ def explained(text: str) -> str:
 def table(results: dict[str, Any]) -> str:
     """Return the table of the page."""
     lines = [
-        "| family | type | all weights, tied | not tied | adapter, tied | not tied |",
+        "| family | type | all weights, tied | all weights, untied | LoRA, tied | LoRA, untied |",
         "|---|---|---|---|---|---|",
     ]
     notes = []
