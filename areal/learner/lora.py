@@ -25,10 +25,9 @@ from areal import nf4
 from areal.config import LearnerConfig
 from areal.errors import UserError, install_hint
 from areal.factors import A, B, merge
-from areal.learner.merged_linear import QuantisedBase, compute_merged, scaled_factors
+from areal.learner.merged_linear import ADAPTER, QuantisedBase, compute_merged, scaled_factors
 from areal.learner.parallelize import compute_dtype, full
 
-_NAME = "default"
 _SAMPLE = 2**16
 """Number of values of a weight in a sample."""
 _SHOWN = 300
@@ -67,7 +66,7 @@ def adapt(model: Any, settings: LearnerConfig, device: torch.device) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            inject_adapter_in_model(config, model, adapter_name=_NAME)
+            inject_adapter_in_model(config, model, adapter_name=ADAPTER)
         except ValueError as error:  # no layer has this name, or its type has no adapters
             raise UserError(f"learner.lora_options: {' '.join(str(error).split())[:_SHOWN]}") from error
     _check(model, config)
@@ -82,7 +81,7 @@ def adapt(model: Any, settings: LearnerConfig, device: torch.device) -> None:
             layer.base_layer = QuantisedBase(layer.base_layer, device)
         else:
             layer.base_layer.weight.data = layer.base_layer.weight.data.to(dtype)
-        compute_merged(layer, _NAME)
+        compute_merged(layer)
 
 
 def _config(model: Any, settings: LearnerConfig) -> Any:
@@ -174,7 +173,7 @@ def merged_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     for name, parameter in base_tensors(model):
         stem = name.removesuffix(nf4.PARTS[0])
         if (layer := layers.get(stem)) is not None:
-            a, b = scaled_factors(layer, _NAME)
+            a, b = scaled_factors(layer)
             yield stem, merge(full(layer.base_layer.weight.detach()), full(a), full(b))
         elif not name.endswith(nf4.PARTS):
             yield name, full(parameter.detach()).float()
@@ -217,7 +216,7 @@ def exact_types(model: Any) -> set[torch.dtype]:
 def factors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the change of each adapted weight as factors, in the form of :mod:`areal.factors`."""
     for name, layer in bases(model).items():
-        for part, tensor in zip((A, B), scaled_factors(layer, _NAME), strict=True):
+        for part, tensor in zip((A, B), scaled_factors(layer), strict=True):
             yield name + part, full(tensor).contiguous()
 
 
@@ -228,18 +227,18 @@ def without_adapter(model: Any) -> Iterator[None]:
 
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer)]
     for layer in layers:
-        layer.set_scale(_NAME, 0.0)
+        layer.set_scale(ADAPTER, 0.0)
     try:
         yield
     finally:
         for layer in layers:
-            layer.set_scale(_NAME, 1.0)
+            layer.set_scale(ADAPTER, 1.0)
 
 
 def adapter_of(model: Any) -> dict[str, torch.Tensor]:
     """Return the adapter's weights, not sharded, with the names that peft uses in its files."""
     return {
-        f"base_model.model.{name.replace(f'.{_NAME}.', '.')}": full(parameter.detach())
+        f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": full(parameter.detach())
         for name, parameter in model.named_parameters()
         if ".lora_" in name
     }
@@ -256,6 +255,6 @@ def write_adapter(folder: Path, model: Any, base: str, weights: dict[str, torch.
 
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = copy.copy(model.peft_config[_NAME])
+    config = copy.copy(model.peft_config[ADAPTER])
     config.base_model_name_or_path, config.inference_mode = base, True
     config.save_pretrained(folder)

@@ -9,13 +9,17 @@ in 16 bits.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
 
 from areal.factors import merge
 from areal.nf4 import dequantised, quantised
+
+ADAPTER = "default"
+"""Name of the adapter in peft's layers."""
+_MERGING: dict[type, type] = {}
+"""For each class of peft's layers, a subclass that computes with the merged weight."""
 
 
 class QuantisedBase(torch.nn.Module):
@@ -43,29 +47,29 @@ class QuantisedBase(torch.nn.Module):
         return dequantised(*self.parts)
 
 
-def compute_merged(layer: Any, name: str) -> None:
-    """Let a linear layer of peft compute with its merged weight.
+def compute_merged(layer: Any) -> None:
+    """Let a linear layer of peft with one adapter, ``ADAPTER``, compute with its merged weight.
 
-    Args:
-        layer: the layer, whose forward method is replaced.
-        name: name of its adapter.
+    The layer gets another class. With a forward method of its own, torch.compile would compile each decoder
+    layer anew, and stop after eight.
     """
-    layer.forward = functools.partial(_forward, layer, name)
+    kind = type(layer)
+    layer.__class__ = _MERGING.setdefault(kind, type(kind.__name__, (kind,), {"forward": _forward}))
 
 
-def scaled_factors(layer: Any, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+def scaled_factors(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Return A and B, with the scale in B, such that B·A is the change of the layer's weight as stored.
 
     The weights of GPT-2's layers are stored transposed.
     """
-    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight * layer.scaling[name]
+    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight * layer.scaling[ADAPTER]
     return (b.t(), a.t()) if layer.fan_in_fan_out else (a, b)
 
 
-def _forward(layer: Any, name: str, x: torch.Tensor) -> torch.Tensor:
+def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     base = layer.base_layer
     parts = base.parts if isinstance(base, QuantisedBase) else (base.weight,)
-    return _Product.apply(x, base.bias, *scaled_factors(layer, name), layer.fan_in_fan_out, *parts)
+    return _Product.apply(x, base.bias, *scaled_factors(layer), layer.fan_in_fan_out, *parts)
 
 
 def _whole(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, parts: Any) -> torch.Tensor:

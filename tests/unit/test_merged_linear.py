@@ -27,7 +27,7 @@ def adapted(kind: str, quantised: bool) -> Any:
     if quantised:
         pytest.importorskip("bitsandbytes")
         found.base_layer = QuantisedBase(found.base_layer, torch.device("cpu"))
-    compute_merged(found, "default")
+    compute_merged(found)
     return found
 
 
@@ -54,7 +54,7 @@ def test_in_16_bits_the_weight_is_rounded_once_and_no_factor_is(quantised: bool)
         layer.base_layer.weight.data = layer.base_layer.weight.data.bfloat16()
     layer.base_layer.bias.data = layer.base_layer.bias.data.bfloat16()
     x = torch.randn(5, IN).bfloat16()
-    a, b = scaled_factors(layer, "default")
+    a, b = scaled_factors(layer)
     whole = merge(layer.base_layer.weight, a, b).bfloat16()
     assert torch.equal(layer(x), torch.nn.functional.linear(x, whole, layer.base_layer.bias))
     layer(x).sum().backward()

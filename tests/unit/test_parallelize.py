@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from dummy_batches import batch
-from transformers import AutoTokenizer, PhiConfig, PhiForCausalLM
+from transformers import AutoTokenizer, PhiConfig, PhiForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from areal.config import LearnerConfig
 from areal.errors import UserError
@@ -134,6 +134,26 @@ def test_layers_are_compiled_no_later_than_in_the_first_update(first: int, monke
     for members in batches:
         learner.update(Batch(learner.version, members.groups))
     assert counts["unique_graphs"] == compiled
+
+
+@pytest.mark.parametrize("adapted", [{}, {"lora_rank": 2}, {"lora_rank": 2, "base_precision": "nf4"}])
+def test_layers_share_what_is_compiled(adapted: dict[str, Any], tmp_path: Path, monkeypatch):
+    """PyTorch compiles a function eight times at most, so the layers of a deep model must not differ."""
+    if "base_precision" in adapted:
+        pytest.importorskip("bitsandbytes")
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+    Qwen2ForCausalLM(Qwen2Config(vocab_size=512, num_hidden_layers=12, **sizes)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(resolve_model("starter")).save_pretrained(tmp_path)
+    kernel = Kernel("as on a GPU", lambda q, k, v, *_: q + k.mean() + v.mean())
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **settings: compile(f, backend="eager", **settings))
+    torch._dynamo.reset()
+    counts = torch._dynamo.utils.counters["stats"]
+    before = counts["unique_graphs"]
+    learner = Learner(str(tmp_path), LearnerConfig(compile=True, **adapted), "cpu", 1.0, kernel=kernel)
+    for seed in range(2):
+        learner.update(batch(seed, groups=4))
+    assert 1 <= counts["unique_graphs"] - before <= 3
 
 
 @pytest.mark.gpu
