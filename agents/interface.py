@@ -55,7 +55,7 @@ class Env(Protocol):
 
     @property
     def player(self) -> str:
-        """The player whose turn it is, who alone sees the last observation; empty if there is one player."""
+        """The player whose turn it is; empty if there is one. Only this player sees the last observation."""
         ...
 
     async def reset(self) -> Content:

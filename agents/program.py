@@ -43,12 +43,12 @@ class Program:
             then killed.
         max_completions: maximum number of completions in one episode.
         on_failure: how to treat an episode whose program crashes, hangs or returns nothing usable after a
-            response of the model: ``punish`` gives it the reward 0, ``retry`` runs it again. In both modes,
-            an episode gets the reward 0 if its history outgrew the model or its completions are used up; it
-            runs again if the endpoint refused a request of the program, the engine aborted a response, or the
-            kernel's out-of-memory killer ended the program.
-        settings: how to treat requests for a distribution of responses other than that of the run (another
-            temperature, forced JSON, a forced tool call): ``ignore`` samples them like the others, ``refuse``
+            response of the model. ``punish`` gives it the reward 0, ``retry`` runs it again. In both modes,
+            an episode gets the reward 0 if its history outgrew the model or its completions are used up. In
+            both modes, it runs again if the endpoint refused a request of the program, the engine aborted a
+            response, or the kernel's out-of-memory killer ended the program.
+        settings: how to treat requests for another distribution of responses than that of the run (another
+            temperature, forced JSON, a forced tool call). ``ignore`` samples them like the others, ``refuse``
             refuses them.
         host: counts the processes that the kernel kills; None: this host.
 

@@ -11,8 +11,8 @@ and, when it is done, writes one of these to its standard output::
     {"error": "…"}     this episode has failed; the process continues
 
 All other output belongs on standard error. If a process ends, hangs or writes anything else, its episode
-fails, the process is killed with everything that it started, and a new one is started for the next episode.
-When areal ends or is killed, the standard input ends.
+fails. areal then kills the process with everything that it started, and starts a new one for the next
+episode. When areal ends or is killed, the standard input ends.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ class Parser(argparse.ArgumentParser):
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse a command line; exits with 0 after ``--help``, and with 2 and one line if it is invalid.
 
-        The name of the command is removed first: argparse itself reads the arguments of a command only up
-        to the first option, and cannot tell a command of two words from an override.
+        The name of the command is removed first, because argparse has two limits. It reads the arguments of a
+        command only up to the first option, and cannot distinguish a command of two words from an override.
         """
         commands, two = self.commands, " ".join(words[:2])
         if not commands:

@@ -60,7 +60,7 @@ class HostLimits:
 
 
 def _root(cgroups: Path, controller: str) -> Path:
-    """Return where the hierarchy of a controller is mounted; that of version 2 has no name."""
+    """Return where the hierarchy of a controller is mounted; in version 2 the controller has no name."""
     if controller:
         return cgroups / controller
     unified = cgroups / "unified"

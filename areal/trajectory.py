@@ -30,7 +30,7 @@ class Trajectory:
         tokens: int32 ``[T]``, prompt, sampled and observation tokens in order.
         loss_mask: bool ``[T]``, true exactly for the tokens that the policy sampled in this trajectory. In a
             response, it is false for tokens that were inserted to end the thought.
-        logprobs: float32 ``[T]``, log-probability of each sampled token under the behaviour policy, after
+        logprobs: float32 ``[T]``, log-probability of each sampled token under the behavior policy, after
             temperature, as sampled; 0 where the mask is false.
         versions: int32 ``[T]``, the weight version that sampled each token; -1 where the mask is false.
         finish: how the last generation ended; never ``abort``, because such an episode has failed.

@@ -20,7 +20,7 @@ _DOES_WITHOUT = "image_processing_pil_qwen2_vl.py"
 
 
 class _Finder(MetaPathFinder):
-    """Finds the one module in place of the other on demand; nothing is imported before."""
+    """Finds one module in place of the other on demand, and imports nothing before."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
         if name != _NEEDS or not path:

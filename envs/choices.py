@@ -107,7 +107,7 @@ def _held(value: Any) -> tuple[list[str], list[Any]] | None:
         return None
     labels, choices = [str(label).strip() for label, _ in found], [choice for _, choice in found]
     if any(as_text(choice) is None for choice in choices) or not _in_order(labels):
-        return None  # such as options of something else
+        return None  # the field has another meaning, such as options of a program
     letters = [_OWN_LETTER.fullmatch(choice) for choice in choices if isinstance(choice, str)]
     own = [match.groups() for match in letters if match]
     if len(own) == len(choices) and _in_order([letter for letter, _ in own]):

@@ -18,7 +18,7 @@ LARGEST = 99
 """Largest number and largest target."""
 
 Countdown = tuple[tuple[int, ...], int]
-"""Numbers, and a target that an expression of all of them reaches."""
+"""Numbers, and a target that equals the value of an expression of all of them."""
 
 
 def problem(split: str, size: int, index: int) -> Countdown:

@@ -96,7 +96,7 @@ def load_problems(
         data: a place (areal.envs.places).
         subset: configuration of the data set on the hub, such as ``main``.
         test_data: a place of held-out problems; None: the data set's own test split, or else one in ten
-            problems, chosen by the hash of their text, so that the choice survives reordering.
+            problems. The hash of their text chooses these, so the choice survives reordering.
         skip_unreadable: skip rows that cannot be read as problems; the notices report them.
 
     Raises:

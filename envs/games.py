@@ -54,8 +54,8 @@ class Game(Protocol):
 class GameEnv(gymnasium.Env[str, str]):
     """Plays a game with the model as all players, or as one player against opponents that do not learn.
 
-    ``info["player"]`` of ``reset`` and ``step`` names the player who acts next, and for whom alone the
-    observation is. ``info["rewards"]`` of ``step`` has the reward of each player that the model plays. A game
+    ``info["player"]`` of ``reset`` and ``step`` names the player who acts next. The observation is for this
+    player only. ``info["rewards"]`` of ``step`` has the reward of each player that the model plays. A game
     for one player has neither.
 
     On held-out problems, the model plays one side, which follows from the seed, and each side equally often,

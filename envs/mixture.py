@@ -122,7 +122,7 @@ class MixtureEnv(gymnasium.Env[str, str]):
         place, number = turn(index, tuple(m.weight for m in self._members), joins)
         self._current = self._members[place]
         observation, info = self._current.env.reset(**_task(self._current, split, number))
-        # If a member has no splits, its info has none, either (areal.authoring.rules).
+        # The info of a member without splits names no split (areal.authoring.rules).
         whole = {"split": split} if self._current.counted else {}
         return observation, {**info, **whole, "env": self._current.name, "index": index}
 

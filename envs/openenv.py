@@ -19,11 +19,11 @@ from areal.errors import UserError
 class OpenEnv(gymnasium.Env[str, str]):
     r"""Plays an environment of an OpenEnv server; each instance has its own session.
 
-    A response is the value of one field of the action: the whole response if the field accepts any text;
-    alone or in ``\boxed{}`` if the field is a number, a boolean, or one of several names. A response that
-    cannot be read, or that the server refuses for that field, costs a turn, and the observation says so; with
-    ``unreadable``, it ends the episode. The server gives the reward; a missing reward is 0. For episodes with
-    several steps, use the agent ``multi-turn``.
+    A response is the value of one field of the action. If the field accepts any text, the whole response
+    counts. If it is a number, a boolean, or one of several names, the value is alone or in ``\boxed{}``. A
+    response that cannot be read, or whose value the server refuses, costs a turn, and the observation says
+    so; with ``unreadable``, it ends the episode. The server gives the reward; a missing reward is 0. For
+    episodes with several steps, use the agent ``multi-turn``.
 
     Args:
         url: address of the server, such as ``http://localhost:8000``.

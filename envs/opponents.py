@@ -25,8 +25,8 @@ def find_opponent(name: str) -> Opponent | None:
     Args:
         name: ``self``; ``random``, which chooses any of the moves that the game lists;
             ``path/to/file.py:function`` or ``module:function``, an :data:`Opponent`; or the URL of an
-            OpenAI-compatible endpoint, followed by ``#`` and the model's name, whose key, if it needs one, is
-            in ``OPENAI_API_KEY``.
+            OpenAI-compatible endpoint, followed by ``#`` and the model's name. The endpoint's key, if it
+            needs one, is in ``OPENAI_API_KEY``.
 
     Raises:
         UserError: the name is none of these.

@@ -23,9 +23,9 @@ class PettingZooEnv(GameEnv):
     Text observations are shown as they are, others as ``describe`` returns them, or in Python's notation. An
     action in a ``Text`` space is the player's response; a discrete action has a name, which the player puts
     in ``\boxed{}``. A player that names no legal action (``action_mask`` of the observation or of its info)
-    forfeits. The game then ends: this player earns ``forfeit``, and the others what they have earned so far
-    according to the game's ``rewards``; if the game has no ``rewards``, what it has reported at their turns.
-    The agent is ``multi-turn``.
+    forfeits. The game then ends, and this player earns ``forfeit``. The others keep what they have earned so
+    far according to the game's ``rewards`` or, if it has none, what it has reported at their turns. Use the
+    agent ``multi-turn``.
 
     In training, the model plays all sides; in evaluation, it plays one side against ``test_opponent``.
 
@@ -160,7 +160,7 @@ class _AecGame:
         return found
 
     def _pay_early(self) -> None:
-        """Give players the reward of a move at once, because the game may never ask some of them again.
+        """Give players the reward of a move immediately, because some of them may never act again.
 
         PettingZoo's ``rewards`` are those of the last step only.
         """
@@ -173,7 +173,7 @@ class _AecGame:
             self._early[str(agent)] += reward
 
     def _advance(self) -> None:
-        """Collect the rewards of the next player since its last action; players who are out leave."""
+        """Collect the rewards of the next player since its last action; remove players who have ended."""
         env, cut = self._env, False
         while env.agents:
             agent = env.agent_selection

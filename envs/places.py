@@ -115,7 +115,7 @@ def looks_remote(name: str) -> bool:
 
 
 def _beside(path: Path) -> str:
-    """Return the neighbouring file that the user may have meant."""
+    """Return the neighboring file that the user may have meant."""
     try:
         return nearest(path.name, [found.name for found in path.parent.iterdir()])
     except OSError:

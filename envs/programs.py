@@ -140,7 +140,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def _lists(rng: random.Random, *edges: int) -> tuple[list[int], ...]:
-    """Return lists of numbers, each of which includes the edges and their neighbours, and the empty list."""
+    """Return lists of numbers, each of which includes the edges and their neighbors, and the empty list."""
     beside = [edge + step for edge in edges for step in (-1, 0, 1)]
     return ([], *(rng.sample([*beside, *(rng.randint(1, 120) for _ in range(n))], 3 + n) for n in (3, 4, 5)))
 

@@ -20,7 +20,7 @@ class TextArenaEnv(GameEnv):
     """Plays a game of TextArena; each player's reward is the game's, at its end.
 
     An observation contains the messages of the game and of other players since the player's last move. Games
-    use Python's global random generator, so each runs in its own process. The agent is ``multi-turn``.
+    use Python's global random generator, so each runs in its own process. Use the agent ``multi-turn``.
 
     In training, the model plays all sides; in evaluation, it plays one side against ``test_opponent``.
 

@@ -1,8 +1,8 @@
 """Splits an assertion into a call and the value that it expects; it runs inside the sandbox.
 
-The text of this file is the source of a job (code.py), because the assertions come from a data set: they are
-parsed and their literals are evaluated where they can do no harm. The code under test is absent, so an
-undefined name is one of its names.
+The text of this file is the source of a job (code.py). The assertions come from a data set, so their literals
+are evaluated where they can do no harm. The code under test is absent, so an undefined name is one of its
+names.
 """
 
 import ast
@@ -46,7 +46,7 @@ def _case(
         kwargs = {str(keyword.arg): _value(keyword.value, names) for keyword in call.keywords}
         return call.func.id, args, kwargs, _value(expected, names)
     except (NameError, SyntaxError):
-        # The other side needs the code under test as well, or there is a star before an argument.
+        # The other side also needs the code under test, or an argument is starred.
         return None
 
 

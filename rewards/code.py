@@ -140,7 +140,7 @@ class CodeVerifier:
             tests: the tests that it must pass.
             before: code that is executed before the source.
             ahead: send all calls of a run at once. This saves time if the sandbox is remote, but the code can
-                then reveal later calls in its results; do not use it if a model sees the texts of the verdict
+                then reveal later calls in its results. Do not use it if a model sees the texts of the verdict
                 and may act on them.
 
         Raises:

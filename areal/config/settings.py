@@ -349,8 +349,8 @@ class Config(Settings):
             )
         if r.group_size == 1 and self.learner.compares_groups:
             raise ValueError(
-                f"learner.advantage={self.learner.advantage} compares the rewards in a group, and "
-                "rollout.group_size=1 leaves one; increase it, or set learner.advantage to "
+                f"learner.advantage={self.learner.advantage} compares the rewards in a group, but "
+                "rollout.group_size=1 leaves only one; increase it, or set learner.advantage to "
                 "global-normalised or gae"
             )
         if self.learner.turn_discount is not None and self.learner.advantage == "gae":

@@ -44,14 +44,14 @@ def group_centred(returns: torch.Tensor, weights: torch.Tensor, group_size: int)
 def leave_one_out(returns: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
     """Return each return minus the mean of the group's other episodes (RLOO, arXiv 2402.14740); as above."""
     centred = group_centred(returns, weights, group_size)
-    others = max(group_size - 1, 1)  # without other episodes, the centred return is 0
+    others = max(group_size - 1, 1)  # without other episodes, the centered return is 0
     return centred + (weights * centred).sum(dim=1, keepdim=True) / others
 
 
 def global_normalised(
     returns: torch.Tensor, lengths: torch.Tensor, epsilon: float = _EPSILON
 ) -> torch.Tensor:
-    """Normalise returns over the tokens of the batch (REINFORCE++, arXiv 2501.03262).
+    """Normalize returns over the tokens of the batch (REINFORCE++, arXiv 2501.03262).
 
     A reward at the end is the return of each token, so a return counts once for each of its tokens.
 
@@ -109,7 +109,7 @@ def overlong_penalty(lengths: torch.Tensor, max_new_tokens: int, share: float) -
 def gae(
     values: torch.Tensor, rewards: torch.Tensor, owner: torch.Tensor, gamma: float, gae_lambda: float
 ) -> torch.Tensor:
-    """Generalised advantage estimation over sampled tokens with rewards at the end (arXiv 1506.02438, eq 16).
+    """Generalized advantage estimation over sampled tokens with rewards at the end (arXiv 1506.02438, eq 16).
 
     Each sampled token is one action; tokens of the environment between two of them are not steps. With δ_t =
     r_t + γ·V_{t+1} − V_t: Â_t = δ_t + γλ·Â_{t+1}; after the last token V and Â are 0.
@@ -139,7 +139,7 @@ def gae(
 
 
 def whiten(advantages: torch.Tensor, epsilon: float = _EPSILON) -> torch.Tensor:
-    """Normalise the advantages of all tokens of a batch, ``[K]``, to mean 0 and standard deviation 1."""
+    """Normalize the advantages of all tokens of a batch, ``[K]``, to mean 0 and standard deviation 1."""
     return (advantages - advantages.mean()) / (advantages.std(correction=0) + epsilon)
 
 

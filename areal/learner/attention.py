@@ -124,7 +124,7 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def runs(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
-    """Split into runs of neighbours of at least 2/3 of the run's longest; few if the lengths are sorted."""
+    """Split into runs of neighbors of at least 2/3 of the run's longest; few if the lengths are sorted."""
     bounds = [0]
     shortest = longest = lengths[0]
     for i, length in enumerate(lengths):

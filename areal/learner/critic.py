@@ -50,7 +50,7 @@ class Critic:
         self.values = TrainableModule(ValueModel(load_model(path)), settings, device)
 
     def judge(self, micros: Sequence[MicroBatch]) -> dict[str, float]:
-        """Set the advantages, normalised over the batch, and the returns; return metrics."""
+        """Set the advantages, normalized over the batch, and the returns; return metrics."""
         s = self._settings
         values = [self.values(micro.packed).cpu() for micro in micros]
         found = [

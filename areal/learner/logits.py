@@ -138,7 +138,7 @@ class _Output:
         return [] if self._of_weight is None else [self._of_weight.to(self._weight.dtype)]
 
     def all_scores(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return log-probabilities, entropies, and the logs of the normalisers, ``[K]`` each."""
+        """Return log-probabilities, entropies, and the logs of the normalizers, ``[K]`` each."""
         found: list[tuple[torch.Tensor, ...]] = [self._score(part)[1:] for part in self._parts()]
         return (
             torch.cat([f[0] for f in found]),
@@ -224,7 +224,7 @@ def _differentiate(
 def _statistics(
     logits: torch.Tensor, targets: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the log-probability of the target, the entropy, and the log of the normaliser of each row.
+    """Return the log-probability of the target, the entropy, and the log of the normalizer of each row.
 
     The maximum and the sums are computed per block, then over the blocks: H = log Σ eˣ − Σ x·eˣ / Σ eˣ.
     """

@@ -182,7 +182,7 @@ def merged_parameters(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
 def base_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the stored tensors of the model without its adapter: the tensors themselves, tied ones once.
 
-    They have the names from before the adaptation; a quantised weight yields its parts.
+    They have the names from before the adaptation; a quantized weight yields its parts.
     """
     seen = set[int]()
     for path, module in model.named_modules():

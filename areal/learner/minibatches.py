@@ -106,9 +106,9 @@ class Splitter:
     def split(self, batch: Batch) -> tuple[list[list[MicroBatch]], float]:
         """Return this rank's part of each minibatch, and the share of trajectories without an advantage.
 
-        Groups stay whole within a minibatch. Trajectories that cannot change the policy are left out, because
-        their advantage is exactly 0 and no other term of the objective uses them; their tokens still count in
-        the denominators.
+        Groups stay whole within a minibatch. Trajectories that cannot change the policy are left out: their
+        advantage is exactly 0, and no other term of the objective uses them. Their tokens still count in the
+        denominators.
 
         Raises:
             UserError: a trajectory does not fit into a micro-batch.

@@ -52,7 +52,7 @@ class TokenLoss:
     """The loss of each token, and its statistics of the policy.
 
     Attributes:
-        loss: ``[K]``, to be minimised; differentiable.
+        loss: ``[K]``, to be minimized; differentiable.
         clipped: bool ``[K]``, where clipping changed the gradient.
         behav_ratio: ``[K]``, π_prox/π_behav.
         ratio: ``[K]``, u: π_θ/π_prox, or π_θ/π_behav if the objective is naive; no gradient.

@@ -1,9 +1,9 @@
 """A module with its float32 master weights, its gradients and its optimizer: everything that updates change.
 
-Guarantee: between passes, all trained weights and every gradient are float32, on one rank and on several. The
-weights that a pass computes with (bfloat16 roundings, or FSDP2's gathered layers) are gone when it ends, even
-with an error, so no other code can read, save, send or train rounded weights. An adapter's factors are
-float32 in passes, too; only the merged weight of base and factors is rounded (areal.learner.merged_linear).
+Guarantee: between passes, all trained weights and every gradient are float32, on one rank and on several. A
+pass computes with bfloat16 roundings, or with FSDP2's gathered layers. They are gone when it ends, even with
+an error, so no other code can read, save, send or train rounded weights. An adapter's factors are float32 in
+passes, too; only the merged weight of base and factors is rounded (areal.learner.merged_linear).
 
 On several ranks this is FSDP2's mixed precision (areal.learner.parallelize). One rank has nothing to gather;
 without FSDP's hooks and copies, the host finishes sooner, and a fast GPU waits for the host.

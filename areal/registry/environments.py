@@ -65,10 +65,10 @@ def find_env(name: str) -> Any:
     """Return the Gymnasium specification of an environment, whose ``entry_point`` is callable.
 
     Args:
-        name: an id; ``path/to/file.py:Class`` or ``module:Class``, where a function that creates an
-            environment may replace the class; ``module:id`` of an environment that a module registers with
-            Gymnasium; a YAML file (areal.envs.files); or the folder of a package, which need not be installed
-            (``areal env init`` writes one). Other objects with ``reset`` and ``step`` are adapted
+        name: an id; ``path/to/file.py:Class`` or ``module:Class``; ``module:id`` of an environment that a
+            module registers with Gymnasium; a YAML file (areal.envs.files); or the folder of a package
+            (``areal env init`` writes one). A function that creates an environment may replace the class. The
+            package need not be installed. Other objects with ``reset`` and ``step`` are adapted
             (areal.envs.adapted).
 
     Raises:

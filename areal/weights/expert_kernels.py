@@ -25,7 +25,7 @@ def forget_expert_kernels(model: torch.nn.Module) -> None:
 
 
 def quantised_expert_kernels(model: torch.nn.Module) -> Made:
-    """Return the kernels of experts that vLLM quantises, so that they can be restored after a load.
+    """Return the kernels of experts that vLLM quantizes, so that they can be restored after a load.
 
     A load copies new weights and scales to the places of the old ones, which these kernels use. CUDA graphs
     also use the addresses of their other tensors, which would be lost with the kernels.

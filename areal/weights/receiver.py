@@ -1,10 +1,10 @@
 """The weight receiver in a vLLM worker: a ``WeightTransferEngine`` of vLLM's own interface.
 
 A transfer fails if another member is lost. The engine survives, and loads the same version or a later one
-over a new connection. The receiver therefore raises nothing in this case: if one of several workers raised,
-vLLM would leave the answers of the others unread and take them for those of the next call, and a worker with
-an unfinished update would refuse to begin another. Instead, each worker finishes the update with its previous
-weights, and reports the failure on request (areal.rollout.vllm_worker).
+over a new connection. The receiver therefore raises nothing in this case. If one of several workers raised,
+vLLM would leave the answers of the others unread and take them for those of the next call. A worker with an
+unfinished update would also refuse to begin another. Instead, each worker finishes the update with its
+previous weights, and reports the failure on request (areal.rollout.vllm_worker).
 """
 
 from __future__ import annotations
@@ -190,11 +190,11 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
 def loads_in_place(model: torch.nn.Module, device: torch.device) -> bool:
     """Return whether a checkpoint's tensors can be loaded into a running model without conversion.
 
-    On a GPU, linear layers, embeddings and norms that are not quantised compute with exactly the tensors of
-    the checkpoint, a tied head with the embedding's, and attention derives nothing from weights. The tensors
-    are therefore copied in place, and CUDA graphs, which store addresses, see the new values. This takes one
-    copy of each tensor. All other modules (weights packed for a CPU, quantised layers, mixtures of experts,
-    MLA) are loaded layer by layer and converted again, which is slower.
+    On a GPU, linear layers, embeddings and norms that are not quantized compute with exactly the tensors of
+    the checkpoint, a tied head with the embedding's. Attention derives nothing from weights. The tensors are
+    therefore copied in place, and CUDA graphs, which store addresses, see the new values. This takes one copy
+    of each tensor. All other modules (weights packed for a CPU, quantized layers, mixtures of experts, MLA)
+    are loaded layer by layer and converted again, which is slower.
     """
     if device.type != "cuda":
         return False
@@ -229,7 +229,7 @@ def own_parameters(modules: Iterable[tuple[str, torch.nn.Module]]) -> list[Own]:
     """Return the parameters of modules that a checkpoint fills, with all names of each.
 
     The parameters of attention are excluded: scales of a KV cache, and values that latent attention derives
-    from other weights. So are scales that vLLM created when it quantised a layer, because the layer was built
+    from other weights. So are scales that vLLM created when it quantized a layer, because the layer was built
     without them.
     """
     found: dict[int, Own] = {}

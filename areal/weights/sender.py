@@ -116,7 +116,7 @@ def open_sender(
 async def transfer(loading: Awaitable[T], sending: Awaitable[Any]) -> T:
     """Wait for the engines' part of a load and for the learner's; return the result of the engines' part.
 
-    If the learner's part fails, its error is raised, but only after the engines have noticed it: a load that
+    If the learner's part fails, its error is raised, but only after the engines have noticed it. A load that
     stops in the middle would leave an engine with unknown weights. A failed engine takes no part in a
     broadcast, so the learner's part might wait for it in vain; this wait is limited to :data:`_GRACE`.
     """
