@@ -366,17 +366,17 @@ def pin(config: Config, first: bool) -> None:
 def draw_steady(results: dict[str, Any], output: Path) -> None:
     """Draw the step times as bars, and the bound as a line."""
     steps, bound = results["seconds_per_step"], results["bound"]
-    with picture(output, "steady", "One step of the same work", (8, 3)) as figure:
+    with picture(output, "steady", "Seconds per update for the same work", (8, 3)) as figure:
         axes = figure.subplots()
         bars = {way: steps[way] for way in COLOURS if way in steps}
-        bars["T generate, alone"] = results["alone"]["generate"]
-        bars["T train, alone"] = results["alone"]["train"]
+        bars["generation alone"] = results["alone"]["generate"]
+        bars["training alone"] = results["alone"]["train"]
         names = [f"{name}, η=8" if name == "asynchronous" else name for name in bars]
         drawn = axes.barh(names, list(bars.values()), color=[COLOURS.get(name, GREY) for name in bars])
         over_line = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         axes.bar_label(drawn, fmt="%.2f s", padding=4, bbox=over_line)
         axes.axvline(bound, color="black", linewidth=1, linestyle="--")
-        axes.annotate("bound", (bound, -0.45), xytext=(3, 0), textcoords="offset points", va="bottom")
+        axes.annotate("lower bound", (bound, -0.45), xytext=(3, 0), textcoords="offset points", va="bottom")
         axes.set_xlim(right=1.12 * max(bars.values()))
         axes.invert_yaxis()
         axes.set_xlabel("seconds per update")
@@ -438,7 +438,7 @@ def of_way(runs: list[dict[str, Any]], target: float) -> dict[str, Any]:
 
 def draw_learning(results: dict[str, Any], target: float, output: Path) -> None:
     """Draw reward over the clock, one line a run."""
-    with picture(output, "learning", "The same updates, over the clock") as figure:
+    with picture(output, "learning", "Reward over time, for the same updates") as figure:
         axes = figure.subplots()
         for way, runs in results["runs"].items():
             for number, run in enumerate(runs):
@@ -446,7 +446,7 @@ def draw_learning(results: dict[str, Any], target: float, output: Path) -> None:
                 axes.plot(run["seconds"], run["rewards"], color=COLOURS[way], alpha=0.8, label=label)
         axes.axhline(target, color="grey", linewidth=1, linestyle=":")
         axes.set_xlabel("seconds")
-        axes.set_ylabel(f"reward on new problems, mean of {SMOOTH} steps")
+        axes.set_ylabel(f"reward on new problems (mean of {SMOOTH} updates)")
         axes.legend(frameon=False)
 
 

@@ -70,6 +70,21 @@ def measure(program: str, seed: int, steps: int) -> dict[str, list[float]]:
     return found
 
 
+def draw(output: Path, runs: dict[str, list[dict[str, list[float]]]]) -> None:
+    title = "Responses that would crash a program, and the reward"
+    with picture(output, "crashing", title, (9, 4)) as figure:
+        left, right = figure.subplots(1, 2, sharex=True)
+        for program, colour in PROGRAMS.items():
+            for number, found in enumerate(runs[program]):
+                label = f"the program {'crashes' if program == 'crashing' else 'handles them'}"
+                line = {"color": colour, "alpha": 0.8, "linewidth": 1, "label": None if number else label}
+                left.plot(range(1, len(found["crashes"]) + 1), found["crashes"], **line)
+                right.plot(range(1, len(found["reward"]) + 1), found["reward"], **line)
+        left.set(ylabel="share of responses that would crash it", xlabel="update", ylim=(0, 1))
+        right.set(ylabel="reward", xlabel="update", ylim=(0, 1))
+        left.legend(frameon=False)
+
+
 def main() -> None:
     made = parser(__doc__, "crashing")
     made.add_argument("--steps", type=int, default=100, help="updates of each run (100)")
@@ -86,18 +101,7 @@ def main() -> None:
                 ends[program].setdefault(name, []).append(both)
             print(program, seed, {name: pairs[-1] for name, pairs in ends[program].items()}, flush=True)
     save(arguments.output, "crashing", {"first_and_last_updates": ends, "updates": ENDS, "runs": runs})
-    title = "Share of responses that crash a program, and the reward shown"
-    with picture(arguments.output, "crashing", title, (9, 4)) as figure:
-        left, right = figure.subplots(1, 2, sharex=True)
-        for program, colour in PROGRAMS.items():
-            for number, found in enumerate(runs[program]):
-                label = f"the program {'crashes' if program == 'crashing' else 'takes them'}"
-                line = {"color": colour, "alpha": 0.8, "linewidth": 1, "label": None if number else label}
-                left.plot(range(1, len(found["crashes"]) + 1), found["crashes"], **line)
-                right.plot(range(1, len(found["reward"]) + 1), found["reward"], **line)
-        left.set(ylabel="share of such responses", xlabel="update", ylim=(0, 1))
-        right.set(ylabel="reward", xlabel="update", ylim=(0, 1))
-        left.legend(frameon=False)
+    draw(arguments.output, runs)
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def shares(runs: dict[str, list[float]]) -> dict[str, float]:
 
 
 def draw(folder: Path, runs: dict[str, list[float]], calls: int) -> None:
-    title = f"{calls} calls at once: the engine, and programs that reach it over HTTP"
+    title = f"{calls} concurrent calls: directly of the engine, and over HTTP"
     with picture(folder, "endpoint", title) as figure:
         axes = figure.subplots()
         for place, (name, rates) in enumerate(runs.items()):
@@ -176,7 +176,7 @@ def draw(folder: Path, runs: dict[str, list[float]], calls: int) -> None:
             middle = (place, statistics.fmean(rates) / 2)
             axes.annotate(f"{shares(runs)[name]:.2f}×", middle, ha="center", color="white", weight="bold")
         axes.set_xticks(range(len(runs)), [name.replace(", ", ",\n") for name in runs])
-        axes.set_ylabel("tokens/s (× over the engine)")
+        axes.set_ylabel("tokens/s (×: relative to the engine)")
 
 
 def main() -> None:

@@ -195,7 +195,7 @@ def mean_shares(rows: list[list[float]]) -> list[float]:
 
 
 def draw(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
-    title = "What new weights do to generation in flight"
+    title = "Weight updates and requests in flight"
     with picture(arguments.output, "interruption", title, (10, 4.2)) as figure:
         left, right = figure.subplots(1, 2)
         for place, (mode, found) in enumerate(results.items()):
@@ -212,9 +212,9 @@ def draw(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
                 at, shares, 0.27, color=COLOURS[mode], label=f"{mode} (mean {found['weight_age_mean']:.2f})"
             )
         left.set_xticks(range(len(results)), list(results))
-        left.set_ylabel("generated tokens/s (× over drain)")
+        left.set_ylabel("generated tokens/s (×: relative to drain)")
         right.set_xticks(range(max(len(found["weight_ages"]) for found in results.values())))
-        right.set_xlabel("weight age when the sequence is finished (updates)")
+        right.set_xlabel("age of the weights when the sequence is finished (updates)")
         right.set_ylabel("share of tokens")
         right.legend(frameon=False)
 

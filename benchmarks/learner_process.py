@@ -108,15 +108,15 @@ def slowdown(runs: dict[str, list[float]]) -> dict[str, float]:
 
 
 def draw(arguments: argparse.Namespace, found: dict[str, dict[str, float]]) -> None:
-    title = "An update beside an event loop that is busy"
+    title = "Duration of an update beside a busy event loop"
     with picture(arguments.output, "learner_process", title, (7, 3.5)) as figure:
         axes = figure.subplots()
         for colour, (way, over) in zip((ORANGE, BLUE), found.items(), strict=True):
             axes.plot(
                 [100 * float(share) for share in over], list(over.values()), "o-", color=colour, label=way
             )
-        axes.set_xlabel("the event loop is busy, % of the time")
-        axes.set_ylabel("seconds, over those\nbeside an idle loop")
+        axes.set_xlabel("share of the time for which the event loop is busy (%)")
+        axes.set_ylabel("duration relative to\nan idle event loop")
         axes.set_ylim(bottom=0)
         axes.legend(title="the learner is", frameon=False)
 

@@ -171,12 +171,13 @@ def measure(passes: Passes, spread: float, count: int, budget: int, repeats: int
 
 
 def draw(folder: Path, results: dict[str, Any]) -> None:
-    with picture(folder, "microbatch", "Micro-batches on lengths with a long tail", (9, 4)) as figure:
+    title = "Ways to form micro-batches, for lengths with a long tail"
+    with picture(folder, "microbatch", title, (9, 4)) as figure:
         panels = figure.subplots(1, 3)
         titles = {
-            "over_fixed_count": "learner's tokens/s over fixed count",
-            "padding": "share padded (packed: of attention)",
-            "micro_batches": "micro-batches",
+            "over_fixed_count": "tokens/s relative to fixed count",
+            "padding": "padding (packed: in attention)",
+            "micro_batches": "number of micro-batches",
         }
         for axes, (key, title) in zip(panels, titles.items(), strict=True):
             for i, (way, colour) in enumerate(COLOURS.items()):

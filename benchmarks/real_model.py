@@ -44,15 +44,16 @@ def curve(metrics: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def draw(folder: Path, runs: dict[str, dict[str, Any]]) -> None:
-    with picture(folder, "real_model", "A pretrained model on math-v1, difficulty 1") as figure:
+    with picture(folder, "real_model", "A pretrained model learns math-v1 (difficulty 1)") as figure:
         axes = figure.subplots()
         for colour, (seed, run) in zip(COLOURS, runs.items(), strict=False):
             steps = range(1, len(run["right"]) + 1)
-            axes.plot(steps, run["right"], color=colour, label=f"seed {seed}: right answers of a batch")
-            axes.plot(steps, run["formed"], color=colour, alpha=0.3, label="responses in the asked form")
+            axes.plot(steps, run["right"], color=colour, label=f"seed {seed}: correct answers in a batch")
+            axes.plot(steps, run["formed"], color=colour, alpha=0.3, label="responses in the required format")
             axes.plot([0, steps[-1]], [run["accuracy_before"], run["accuracy"]], "o", color=colour)
-        axes.plot([], [], "o", color=GREY, label="held-out accuracy before and after")
-        axes.set_xlabel("updates")
+        axes.plot([], [], "o", color=GREY, label="held-out accuracy before and after training")
+        axes.set_xlabel("update")
+        axes.set_ylabel("share of responses")
         axes.set_ylim(0, 1)
         axes.legend(loc="center left", frameon=False)
 

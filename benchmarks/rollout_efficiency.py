@@ -373,8 +373,9 @@ def draw(arguments: argparse.Namespace, runs: dict[str, list[float]]) -> None:
             share = statistics.fmean(a / b for a, b in zip(rates, base, strict=True))
             middle = (place, statistics.fmean(rates) / 2)
             axes.annotate(f"{share:.2f}×", middle, ha="center", color="white", weight="bold")
-        axes.set_xticks(range(len(runs)), [name.replace(" + ", "\n+ ") for name in runs])
-        axes.set_ylabel("tokens/s (× over the grey bar before)")
+        names = [name.replace(" + ", "\n+ ").replace("bare", "bare vLLM") for name in runs]
+        axes.set_xticks(range(len(runs)), [name.replace("rollout", "rollout side") for name in names])
+        axes.set_ylabel("tokens/s (×: relative to the gray bar on the left)")
 
 
 def main() -> None:

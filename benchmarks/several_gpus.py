@@ -195,7 +195,8 @@ def table(found: dict[str, Any]) -> list[str]:
 
 def draw(output: Path, found: dict[str, Any]) -> None:
     steps = found["training"]["seconds_per_step"]
-    with picture(output, "several_gpus", "One step of the same work, 0.5B parameters", (8, 3)) as figure:
+    title = "Seconds per update for the same work (0.5B parameters)"
+    with picture(output, "several_gpus", title, (8, 3)) as figure:
         axes = figure.subplots()
         colours = [ORANGE if "disaggregated" in way else BLUE if "asyn" in way else GREY for way in steps]
         axes.bar_label(axes.barh(list(steps), list(steps.values()), color=colours), fmt="%.2f s", padding=4)

@@ -206,7 +206,7 @@ def _eta(eta: str) -> str:
 def draw(rows: list[dict[str, Any]], output: Path) -> None:
     """Draw accuracy and speed of learning of both objectives, and throughput, over η."""
     etas = list(dict.fromkeys(row["eta"] for row in rows))
-    with picture(output, "staleness", "Staleness: what it costs and what it buys", (13, 4)) as figure:
+    with picture(output, "staleness", "What staleness costs and what it gains", (13, 4)) as figure:
         left, middle, right = figure.subplots(1, 3)
         for objective, colour in OBJECTIVES.items():
             own = [row for row in rows if row["objective"] == objective]
@@ -222,13 +222,13 @@ def draw(rows: list[dict[str, Any]], output: Path) -> None:
         left.annotate("before training", (0, before), xytext=(0, 3), textcoords="offset points", color="grey")
         left.set_ylabel("held-out accuracy after training")
         left.legend(frameon=False)
-        middle.set_ylabel("reward, mean over all updates")
+        middle.set_ylabel("mean reward over all updates")
         right.set_ylabel("trained tokens/s")
         right.set_ylim(bottom=0)
         labels = [f"{_eta(eta)}\n({_mean_staleness(rows, eta):.1f})" for eta in etas]
         for axes in (left, middle, right):
             axes.set_xticks(range(len(etas)), labels)
-            axes.set_xlabel("η (average staleness of what was trained on)")
+            axes.set_xlabel("η (mean staleness of the samples in updates)")
 
 
 def _mean_staleness(rows: Iterable[dict[str, Any]], eta: str) -> float:

@@ -1,4 +1,4 @@
-"""A picture of who does what when: responses and updates over the clock, synchronous and asynchronous.
+"""A timeline of responses and updates, synchronous and asynchronous.
 
     python benchmarks/timeline.py                                   # two short runs, and the picture
     python benchmarks/timeline.py --draw docs/figures/timeline.json # only the picture, from recorded figures
@@ -113,13 +113,13 @@ def shown(run: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 def draw(results: dict[str, Any], folder: Path, seconds: float) -> None:
     """Draw each way: a row for the learner, and lanes of responses below."""
-    with picture(folder, "timeline", "Responses and updates over the clock", (10, 7.5)) as figure:
+    with picture(folder, "timeline", "Responses and updates over time", (10, 7.5)) as figure:
         axes = figure.subplots(len(results), 1, sharex=True)
         for panel, (way, run) in zip(axes, results.items(), strict=True):
             draw_way(panel, run, seconds)
             updates = sum(0 < u["end"] <= seconds for u in run["updates"])
             panel.set_title(f"{way}: {updates} updates in {seconds:g} s", loc="left", fontsize=10)
-        axes[-1].set_xlabel("seconds; a colour is a version of the weights; lines: new weights are loaded")
+        axes[-1].set_xlabel("seconds (color: version of the weights; dotted line: new weights are loaded)")
 
 
 def draw_way(axes: Axes, run: dict[str, Any], seconds: float) -> None:
@@ -140,7 +140,7 @@ def draw_way(axes: Axes, run: dict[str, Any], seconds: float) -> None:
     lowest = max((lane for lane, _ in lanes), default=0)
     axes.set_xlim(0, seconds)
     axes.set_ylim(-lowest - 1, 5)
-    axes.set_yticks([3, -lowest / 2], ["learner", "engine:\nanswers"])
+    axes.set_yticks([3, -lowest / 2], ["learner", "engine:\nresponses"])
 
 
 def place(responses: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:

@@ -271,9 +271,14 @@ def draw(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
     with picture(arguments.output, "weight_update", title) as figure:
         axes = figure.subplots()
         bottom = [0.0] * len(results["updates"])
-        for part, colour in (("stop", ORANGE), ("load", BLUE), ("first", GREEN)):
+        parts = {
+            "stop": ("pause generation", ORANGE),
+            "load": ("load the weights", BLUE),
+            "first": ("first new token", GREEN),
+        }
+        for part, (label, colour) in parts.items():
             values = [1000 * update[part] for update in results["updates"]]
-            axes.bar(range(1, 1 + len(values)), values, bottom=bottom, color=colour, label=part)
+            axes.bar(range(1, 1 + len(values)), values, bottom=bottom, color=colour, label=label)
             bottom = [b + v for b, v in zip(bottom, values, strict=True)]
         axes.set_xlabel("update")
         axes.set_ylabel("milliseconds")
