@@ -45,6 +45,8 @@ def response_files(run: Path) -> list[Path]:
             f"{run} is a training run; evaluate its model with `areal eval {run} --name NAME`, and give the "
             "folder of the evaluation"
         )
+    if not run.exists():
+        raise UserError(f"{run} does not exist; give the folder of an evaluation")
     found = sorted(run.glob("*.jsonl"))
     if not found:
         raise UserError(f"{run} is not an evaluation: it has no file of responses (NAME.jsonl)")

@@ -81,6 +81,8 @@ def open_evaluation(request: EvaluationRequest, resume: Path | None) -> tuple[Ev
         UserError: the folder does not exist or cannot be written.
     """
     if resume is not None:
+        if not resume.exists():
+            raise UserError(f"{resume} does not exist; give the folder of an evaluation")
         try:
             found = EvaluationRequest(**json.loads((resume / _REQUEST).read_text(encoding="utf-8")))
             return replace(found, settings=settings_on(found.settings, request.settings)), resume.resolve()

@@ -107,12 +107,14 @@ class RunDirectory:
             UserError: there is no run in the folder.
         """
         try:
-            found = (Path(path) / CONFIG).is_file()
+            exists, found = Path(path).exists(), (Path(path) / CONFIG).is_file()
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
+        if not exists:
+            hint = _meant(Path(path)) or "; `areal runs` lists the runs in the folder runs"
+            raise UserError(f"{path} does not exist{hint}")
         if not found:
-            meant = _meant(Path(path))
-            raise UserError(f"{path} is not a run directory: it has no {CONFIG}{nor}{meant}")
+            raise UserError(f"{path} is not a run directory: it has no {CONFIG}{nor}{_meant(Path(path))}")
         return cls(_as_given(Path(path)))
 
     @property

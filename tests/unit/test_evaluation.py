@@ -360,7 +360,11 @@ def test_what_does_not_belong_together_is_refused(sums: Path, server: Server, tm
     with pytest.raises(UserError, match=r"has 3 of 24 responses; finish it with"):
         compare(done.path, other.path)
     with pytest.raises(UserError, match="is not an evaluation"):
-        compare(tmp_path / "data" / "..", other.path)
+        compare(tmp_path, other.path)
+    with pytest.raises(UserError, match="none does not exist; give the folder of an evaluation"):
+        compare(tmp_path / "none", other.path)
+    with pytest.raises(UserError, match="none does not exist; give the folder of an evaluation"):
+        evaluate_benchmarks([], resume=tmp_path / "none")
     assert responses
 
 

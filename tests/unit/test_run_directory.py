@@ -141,10 +141,12 @@ def test_a_folder_that_others_have_made_anew_is_not_the_runs(run):
 
 
 def test_open_refuses_what_is_no_run(tmp_path):
-    assert "is not a run directory" in refused(lambda: RunDirectory.open(tmp_path))
-    assert "is not a run directory" in refused(lambda: RunDirectory.open(tmp_path / "missing"))
+    no_run = f"{tmp_path} is not a run directory: it has no config.yaml; nor a file"
+    assert refused(lambda: RunDirectory.open(tmp_path, "; nor a file")) == no_run
     (tmp_path / "latest").symlink_to("gone")
-    assert "is not a run directory" in refused(lambda: RunDirectory.open(tmp_path / "latest"))
+    for name in ("missing", "latest"):
+        said = refused(lambda name=name: RunDirectory.open(tmp_path / name, "; nor a file"))
+        assert said == f"{tmp_path / name} does not exist; `areal runs` lists the runs in the folder runs"
 
 
 def test_output_that_is_a_file(tmp_path):
@@ -306,7 +308,7 @@ def test_a_name_that_no_run_has_is_answered_with_a_near_one(tmp_path: Path, monk
             RunDirectory.open(path, "; nor")
         return str(refused.value)
 
-    assert said("maths").endswith("; nor; did you mean 'runs/maths'?")  # as `areal runs` shows it
+    assert said("maths") == "maths does not exist; did you mean 'runs/maths'?"  # as `areal runs` shows it
     assert said("runs/math").endswith("did you mean 'runs/maths'?")
     assert said(str(tmp_path / "runs" / "cod")).endswith(f"did you mean '{tmp_path}/runs/code'?")
     assert "mean" not in said("elsewhere")

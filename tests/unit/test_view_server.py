@@ -197,7 +197,7 @@ def test_what_cannot_be_shown_is_one_line(
         port = str(taken.getsockname()[1])
         for words, line in (
             ((str(tmp_path),), "is not a run directory"),
-            ((str(run), "none"), "none is not a run directory"),
+            ((str(run), "none"), "none does not exist"),
             ((), "cannot read the folder runs"),
             ((str(run), "--port", port), f"cannot serve on 127.0.0.1, port {port}: Address already in use"),
             ((str(run), "--port", "70000"), "--port 70000: give a number"),
