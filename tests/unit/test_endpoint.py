@@ -268,6 +268,41 @@ async def test_the_end_of_an_episode_ends_its_calls():
         assert (await http.get("/models")).status_code == 200, "others go on"
 
 
+@pytest.mark.parametrize("how", ["returned", "cancelled", "failed", "disconnected"])
+async def test_only_a_program_that_returns_is_told_of_a_call_that_it_left(how: str):
+    """Where a run ends, its episodes in flight are cancelled, and their calls are nobody's fault."""
+    begun = asyncio.Event()
+    async with served(Scripted(lambda: asyncio.sleep(60))) as (model, at), client(at) as http:
+
+        async def episode() -> None:
+            async with model.endpoint(100) as inner:
+                bearer = {"authorization": f"Bearer {inner.api_key}"}
+                call = asyncio.create_task(http.post("/chat/completions", json=CHAT, headers=bearer))
+                calls.append(call)
+                await until(lambda: model.asked)
+                begun.set()
+                if how == "disconnected":
+                    call.cancel()
+                    await until(lambda: model.cancelled)
+                elif how == "cancelled":
+                    await asyncio.Event().wait()
+                elif how == "failed":
+                    raise ZeroDivisionError
+                accounts.append(inner.account)
+
+        calls, accounts = list[asyncio.Task[httpx.Response]](), list[Any]()
+        running = asyncio.create_task(episode())
+        await begun.wait()
+        if how == "cancelled":
+            running.cancel()
+        await asyncio.wait({running, *calls})
+        told = how == "returned"
+        assert model.server.refusals.count == told
+        assert all(account.refused == told for account in accounts)
+        if how != "disconnected":
+            assert calls[0].result().status_code == (401 if told else 499)
+
+
 async def test_a_call_made_again_is_answered_from_the_record_and_one_that_failed_anew():
     """So that no response is recorded that the program never saw, and none twice."""
     async with served() as (model, at), client(at) as http:

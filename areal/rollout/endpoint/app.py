@@ -19,7 +19,7 @@ from areal.rollout.endpoint.parsing import read
 from areal.rollout.endpoint.refusals import Refusals
 from areal.rollout.endpoint.session import Parse, Session
 from areal.rollout.endpoint.slow import SlowResponse
-from areal.rollout.endpoint.wire import Refusal, WireFormat
+from areal.rollout.endpoint.wire import CLIENT_GONE, Refusal, WireFormat
 
 _PREFIXES = ("/v1", "/v1/v1")
 """Prefix of all paths, because Anthropic's clients append their own /v1 to any address."""
@@ -181,7 +181,7 @@ async def _body(request: Request, max_bytes: int) -> bytes:
             if len(body) > max_bytes:
                 raise too_large
     except ClientDisconnect:
-        raise Refusal(499, "the client has disconnected") from None
+        raise Refusal(CLIENT_GONE, "the client has disconnected") from None
     return bytes(body)
 
 

@@ -23,7 +23,7 @@ class Refusals:
     """The refusals of all episodes of a run.
 
     Attributes:
-        count: number of refusals; calls that may succeed later do not count.
+        count: number of refusals; calls that may succeed later, or whose client has gone, do not count.
         ignored: number of calls that were served without a setting that they requested.
     """
 
@@ -35,7 +35,7 @@ class Refusals:
 
     def record(self, path: str, agent: str, refusal: Refusal) -> None:
         """Count a refusal, and log it if it is the first of its kind."""
-        if refusal.retry or refusal.status == 499:
+        if not refusal.is_final:
             return
         self.count += 1
         kind = path, refusal.status, _VALUES.sub("", refusal.message)

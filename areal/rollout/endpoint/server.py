@@ -70,11 +70,13 @@ class EndpointServer:
         session = Session(model, self._texts, self._temperature, max_completions, settings, **self._limits)
         key = f"sk-areal-{secrets.token_urlsafe(32)}"
         self._sessions[key] = session
+        abandoned = True
         try:
             yield Endpoint(f"{self._address}/v1", key, lambda: session.reward, session.account)
+            abandoned = False
         finally:
             del self._sessions[key]
-            await session.close()
+            await session.close(abandoned)
             if session.failure is not None:  # instead of the program's reaction to it
                 raise session.failure
 

@@ -22,7 +22,15 @@ from areal.agents.interface import (
     Settings,
 )
 from areal.rollout.endpoint.shown import ShownReplies
-from areal.rollout.endpoint.wire import ModelRequest, ModelResponse, Reading, Refusal, ServedModel, WireFormat
+from areal.rollout.endpoint.wire import (
+    CLIENT_GONE,
+    ModelRequest,
+    ModelResponse,
+    Reading,
+    Refusal,
+    ServedModel,
+    WireFormat,
+)
 from areal.rollout.engine import GenerationAborted
 from areal.rollout.seeds import derive
 
@@ -69,7 +77,7 @@ class Session:
         self.reward: float | None = None
         self.failure: BaseException | None = None
         self.account = Account()
-        self._over = False
+        self._over: Refusal | None = None
         self._model = model
         self._texts = texts
         self._temperature = temperature
@@ -155,8 +163,8 @@ class Session:
         return self._sent[same]
 
     def refused(self, refusal: Refusal) -> None:
-        """Record that a call is refused; a call that may succeed later does not count."""
-        if refusal.retry:
+        """Record that a call is refused, if it is refused for good."""
+        if not refusal.is_final:
             return
         account = self.account
         account.refused += 1
@@ -166,9 +174,14 @@ class Session:
         if refusal.code in _EXHAUSTED:
             account.exhausted = account.exhausted or refusal.message
 
-    async def close(self) -> None:
-        """Cancel the calls in flight; nothing is recorded afterwards."""
-        self._over = True
+    async def close(self, abandoned: bool = False) -> None:
+        """Cancel the calls in flight; nothing is recorded afterwards.
+
+        Args:
+            abandoned: whether the program was cancelled or killed, so that its calls in flight are nobody's
+                fault.
+        """
+        self._over = Refusal(CLIENT_GONE if abandoned else 401, "the episode of this key has ended")
         for task in self._in_flight:
             task.cancel()
         if self._in_flight:
@@ -178,7 +191,7 @@ class Session:
         """Do the work, unless the client disconnects or the episode ends; then nothing is recorded."""
         if self._over or len(self._in_flight) >= self._max_in_flight:
             work.close()
-            raise _over() if self._over else self._flooded()
+            raise self._over or self._flooded()
         task = asyncio.create_task(work)
         watch = asyncio.ensure_future(gone())
         self._in_flight.add(task)
@@ -191,7 +204,7 @@ class Session:
                 await asyncio.wait({task})
             self._in_flight.discard(task)
         if task.cancelled():
-            raise _over()
+            raise self._over or Refusal(CLIENT_GONE, "the client has disconnected")
         error = task.exception()
         if error is None:
             return task.result()
@@ -282,7 +295,3 @@ class Session:
         system: list[Message] = [{"role": "system", "content": "\n\n".join(leading)}] if leading else []
         messages = self._shown.restore([*system, *given[begin:]])
         return messages, [*given[:begin], *messages[len(system) :]]
-
-
-def _over() -> Refusal:
-    return Refusal(401, "the episode of this key has ended")

@@ -10,6 +10,8 @@ from pydantic_core import to_json
 
 from areal.agents.interface import Message, Model, Reply, SamplingLimits, Tool
 
+CLIENT_GONE = 499
+"""Status of a request whose client no longer waits: it disconnected, or was cancelled or killed."""
 _MAX_SHOWN = 80
 """Maximum characters of a value in a refusal."""
 
@@ -35,6 +37,11 @@ class Refusal(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it counts: the call cannot succeed later, and its client waits for the response."""
+        return not self.retry and self.status != CLIENT_GONE
 
 
 @dataclass
