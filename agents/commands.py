@@ -11,7 +11,7 @@ import tempfile
 from typing import IO
 
 from areal.agents.interface import Endpoint
-from areal.errors import AgentFailure, UserError
+from areal.errors import AgentFailure, UserError, how_ended
 from areal.host_limits import HostLimits
 
 MAX_OUTPUT = 2**20
@@ -102,6 +102,8 @@ def ended(returncode: int | None, errors: IO[bytes], oom: bool) -> ProgramFailed
     """Return the failure of a program that has ended; ``oom``: the kernel killed a process meanwhile."""
     if oom and returncode in _KILLED:
         return ProgramKilled(f"the kernel's out-of-memory killer ended the program{_last_line(errors)}")
+    if returncode is not None and returncode < 0:
+        return ProgramFailed(f"the program was {how_ended(returncode)}{_last_line(errors)}")
     return ProgramFailed(f"the program exited with code {returncode}{_last_line(errors)}")
 
 

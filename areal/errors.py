@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.metadata
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterable
@@ -133,6 +134,18 @@ def explained(error: BaseException, caller: str) -> str:
         return f"{type(error).__name__}: {text}"
     place = place_of(traceback.extract_tb(error.__traceback__), caller)
     return f"{type(error).__name__}{': ' if text else ''}{text} (at {place})"
+
+
+def how_ended(code: int) -> str:
+    """Return how a process ended: ``exit code 3``, or ``killed by SIGKILL``.
+
+    Args:
+        code: its exit code; the negative number of the signal that killed it.
+    """
+    if code >= 0:
+        return f"exit code {code}"
+    names = {each.value: each.name for each in signal.Signals}
+    return f"killed by {names.get(-code, f'signal {-code}')}"  # real-time signals have no name
 
 
 def place_of(stack: traceback.StackSummary, caller: str) -> str:

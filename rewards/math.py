@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from areal import faults
+from areal.errors import how_ended
 from areal.rewards.math_worker import TROUBLE
 from areal.rewards.mathematics.notation import plain
 from areal.rewards.mathematics.same import judge
@@ -193,7 +194,7 @@ class _CheckerProcess:
         if self._line(_STARTUP_LIMIT) != b"ready\n":
             self.kill()
             raise _NotStarted(
-                f"a worker that did not start (exit code {self._process.returncode}: is math-verify "
+                f"a worker that did not start ({how_ended(self._process.wait())}: is math-verify "
                 f"installed? Try `{sys.executable} -c 'import math_verify'`)"
             )
 
@@ -220,7 +221,7 @@ class _CheckerProcess:
         code = self._process.returncode
         if code == -signal.SIGPROF:
             return _Ended("its time limit", "answer")
-        reason = f"the death of its worker (exit code {code})"
+        reason = f"the death of its worker ({how_ended(code)})"
         if -code in FROM_OUTSIDE:
             return _Ended(reason, "outside")
         # Either the answer or a problem of the host may cause a crash or a system error.

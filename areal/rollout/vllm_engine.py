@@ -28,7 +28,14 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from areal.agents.interface import BadRequest
-from areal.errors import WITH_ENGINE, EngineLost, TransferFailed, UserError, WrongNumbers
+from areal.errors import (
+    WITH_ENGINE,
+    EngineLost,
+    TransferFailed,
+    UserError,
+    WrongNumbers,
+    how_ended,
+)
 from areal.images import Image
 from areal.models.sight import load_sight
 from areal.rollout.engine import Completion, Interruption, Partial, Sampling
@@ -175,7 +182,7 @@ class VLLMEngine:
             EngineLost: vLLM's process has died.
         """
         if self._llm.errored:
-            raise EngineLost(DIED)
+            raise self._died()
         found = []
         for name, (last, count) in known.items():
             if (request := self._named.get(name)) is not None:
@@ -245,7 +252,7 @@ class VLLMEngine:
                 whole = output.outputs[0]
             self._finished_tokens += len(whole.token_ids)
         except self._dead as error:
-            raise EngineLost(DIED) from error
+            raise self._died() from error
         except self._invalid as error:
             if params.structured_outputs is None:
                 raise
@@ -341,7 +348,7 @@ class VLLMEngine:
                     raise self._llm.dead_error
             return work.result()
         except self._dead as error:
-            raise EngineLost(DIED) from error
+            raise self._died() from error
         except Exception as error:
             if type(error) is not Exception:  # the type of errors in vLLM's own process
                 raise
@@ -350,6 +357,12 @@ class VLLMEngine:
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+
+    def _died(self) -> EngineLost:
+        """Return the loss of vLLM's process, with the way in which it ended, if that is known."""
+        manager = self._llm.engine_core.resources.engine_manager
+        codes = manager.finished_procs().values() if manager is not None else ()
+        return EngineLost(DIED + "".join(f" ({how_ended(code)})" for code in [*codes][:1]))
 
     async def _swap(self, version: int, digest: str) -> dict[str, float]:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest

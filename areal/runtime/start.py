@@ -91,5 +91,5 @@ async def start_engines(
     except WorkerFrozen as frozen:
         raise EngineLost(str(frozen)) from frozen
     except WorkerLost as lost:
-        raise EngineLost("vLLM did not start") from lost
+        raise EngineLost(f"vLLM did not start ({str(lost).rpartition('ended: ')[2]})") from lost
     return {worker.name: WorkerEngine(worker) for worker in workers}

@@ -141,7 +141,10 @@ class WorkerEngine:
             raise EngineLost(str(frozen)) from frozen
         except WorkerLost as lost:
             self._lost = True
-            raise EngineLost(f"{DIED}: {lost}" if self.worker.host else DIED) from lost
+            if self.worker.host:  # its output is not here
+                raise EngineLost(f"{DIED}: {lost}") from lost
+            how = f" ({self.worker.ended.result()})" if self.worker.ended.done() else ""
+            raise EngineLost(f"{DIED}{how}") from lost
 
 
 async def _lives(engine: VLLMEngine) -> None:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from areal.errors import WorkerFrozen, WorkerLost
+from areal.errors import WorkerFrozen, WorkerLost, how_ended
 from areal.workers.answers import Caller
 from areal.workers.early import EarlyProcess, EarlyProcesses
 from areal.workers.guard import BEAT, Guard
@@ -193,8 +193,7 @@ class LocalProcess:
 
     async def wait(self) -> str:
         """Wait for its end, and briefly return how it ended."""
-        code = await self._process.wait()
-        return f"{signal.Signals(-code).name}, exit code {code}" if code < 0 else f"exit code {code}"
+        return how_ended(await self._process.wait())
 
     async def look(self) -> list[Vitals]:
         """Return the kernel's data on it and on its descendants; empty: there is none."""

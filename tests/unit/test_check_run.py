@@ -184,7 +184,7 @@ def other_tokens(kept: Group) -> None:
     kept.episodes[0].trajectories[0].tokens[2] = 8
 
 
-OOM = "the program exited with code -9: killed, perhaps because the host ran out of memory"
+OOM = "the program was killed by SIGKILL: killed, perhaps because the host ran out of memory"
 DOCTORED: dict[str, tuple[str, Callable[[Path], None]]] = {
     "one token too old": ("staleness ≤ η", in_batch(4, of_versions(1))),
     "one token of the future": ("staleness ≤ η", in_batch(3, of_versions(3))),

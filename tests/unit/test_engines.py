@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from toys import Counting, Toy
 from until import stopped, until
 
-from areal.errors import EngineLost, TransferFailed, WrongNumbers
+from areal.errors import EngineLost, TransferFailed, WorkerLost, WrongNumbers
 from areal.rollout.engine import Completion, Partial, Sampling
 from areal.rollout.engines import Engines
 from areal.runtime.worker_engine import WorkerEngine
@@ -389,4 +389,18 @@ async def test_only_an_engine_that_is_not_frozen_shows_life():
     assert not (await asyncio.wait([disturbed], timeout=0.3))[0], "it waits for what becomes of the engine"
     toy.kill()
     assert await asyncio.wait_for(disturbed, 30)
+    await engine.close()
+
+
+@pytest.mark.parametrize(("killed", "how"), [(True, "killed by SIGKILL"), (False, "exit code 7")])
+async def test_a_lost_engine_says_how_its_process_ended(killed: bool, how: str):
+    toy = await process.launch("engine 0", {}, Counting)
+    engine = WorkerEngine(toy)
+    if killed:
+        toy.kill()
+    else:
+        with pytest.raises(WorkerLost):
+            await toy.call(Toy.fail, "end")
+    with pytest.raises(EngineLost, match=rf"^vLLM has died \({how}\)$"):
+        await asyncio.wait_for(engine.lives(), 60)
     await engine.close()

@@ -136,7 +136,7 @@ print(" ", body["messages"][0]["content"], said, "ü")
     ("code", "time_limit", "found"),
     [
         ("import sys; sys.exit('bad luck')", 99, "exited with code 1: bad luck"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 99, "exited with code -9"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 99, "was killed by SIGKILL"),
         (
             CHILD + "import time; print('x', file=sys.stderr, flush=True); time.sleep(99)",
             8,

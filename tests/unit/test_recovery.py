@@ -124,7 +124,7 @@ async def test_past_the_budget_the_run_ends_with_the_first_cause_and_can_be_resu
         doom(directory.path, "make")
         with pytest.raises(LearnerLost) as error:
             await trainer.run()
-    assert str(error.value).startswith("learner rank 0 ended: SIGSEGV, exit code -11; ")
+    assert str(error.value).startswith("learner rank 0 ended: killed by SIGSEGV; ")
     assert "; the learner was restarted 1 time within an hour (run.max_restarts=1), and" in str(error.value)
     assert "besides" not in str(error.value)
     assert workers() == []

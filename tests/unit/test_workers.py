@@ -18,7 +18,7 @@ from children import workers
 from toys import Closing, LouderToy, Rank, Toy, crash, doubled, made_late, never_made
 from until import until
 
-from areal.errors import LearnerLost, UserError, WorkerLost
+from areal.errors import LearnerLost, UserError, WorkerLost, how_ended
 from areal.workers import inline, process
 from areal.workers.group import WorkerGroup
 from areal.workers.handle import Handle, Launch, side_by_side
@@ -177,7 +177,7 @@ async def test_a_process_has_its_name_whatever_is_first_in_its_environment(first
         started = await process.spawn("toy 4", {first: ""} | dict(os.environ) | {first: "C"}, theirs)
         await until(lambda: psutil.Process(started.pid).cmdline()[:1] == ["areal toy 4"])
         started.kill()
-        assert await started.wait() == "SIGKILL, exit code -9"
+        assert await started.wait() == "killed by SIGKILL"
 
 
 async def test_how_a_process_ended_is_told():
@@ -189,14 +189,19 @@ async def test_how_a_process_ended_is_told():
     waiting = asyncio.ensure_future(stopped.call(Toy.echo, bytes(30_000_000)))  # more than a socket holds
     assert not (await asyncio.wait([waiting], timeout=0.2))[0]
     os.kill(stopped.pid, signal.SIGKILL)
-    with pytest.raises(WorkerLost, match=r"^toy ended: SIGKILL, exit code -9$"):
+    with pytest.raises(WorkerLost, match=r"^toy ended: killed by SIGKILL$"):
         await asyncio.wait_for(waiting, 60)
-    assert await stopped.ended == "SIGKILL, exit code -9"
+    assert await stopped.ended == "killed by SIGKILL"
+
+
+def test_an_exit_code_names_its_signal():
+    codes = {0: "exit code 0", 137: "exit code 137", -9: "killed by SIGKILL", -40: "killed by signal 40"}
+    assert {code: how_ended(code) for code in codes} == codes
 
 
 async def test_a_crash_ends_a_process_whatever_handlers_libraries_have(capfd: pytest.CaptureFixture[str]):
     toy = await process.launch("toy", {}, Toy)
-    with pytest.raises(WorkerLost, match=r"^toy ended: SIGSEGV, exit code -11$"):
+    with pytest.raises(WorkerLost, match=r"^toy ended: killed by SIGSEGV$"):
         await asyncio.wait_for(toy.call(crash), 60)
     said = capfd.readouterr().err
     assert "Fatal Python error: Segmentation fault" in said
@@ -292,7 +297,7 @@ async def test_a_group_ends_with_a_rank_that_is_killed(tmp_path: Path, rank: int
     waiting = asyncio.ensure_future(group.call(Rank.meet, "never", 3))
     await until(lambda: count(tmp_path, "never-*") == 2)
     os.kill((await pids(group))[rank], signal.SIGKILL)
-    line = f"rank {rank} ended: SIGKILL, exit code -9; look into the log"
+    line = f"rank {rank} ended: killed by SIGKILL; look into the log"
     with pytest.raises(LearnerLost) as error:
         await asyncio.wait_for(waiting, 60)
     assert str(error.value) == line == await group.ended
