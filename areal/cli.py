@@ -266,8 +266,8 @@ def _add_status(commands: Any) -> None:
 def _add_runs(commands: Any) -> None:
     command = commands.add_parser(
         "runs",
-        help="list runs with their state, reward and accuracy",
-        description="List the runs in a folder with their state, reward and accuracy, the newest last.",
+        help="list runs with their state, reward and held-out score",
+        description="List the runs in a folder with their state, reward and held-out score, the newest last.",
     )
     command.add_argument(
         "runs_folder", metavar="FOLDER", nargs="?", default="runs", help="a folder of runs (default: runs)"

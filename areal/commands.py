@@ -50,7 +50,9 @@ def train(given: argparse.Namespace) -> None:
         config=given.config, overrides=given.overrides, resume=given.resume, show=True, **settings
     )
     if run.before and run.after:
-        print(f"held-out accuracy: {run.before.accuracy:.3f} before, {run.after.accuracy:.3f} after")
+        # A model whose responses all earn 0 says nothing of other rewards.
+        measure = run.after.measure if run.before.measure == "accuracy" else run.before.measure
+        print(f"held-out {measure}: {run.before.accuracy:.3f} before, {run.after.accuracy:.3f} after")
     path = shlex.quote(str(run.path))
     print(f"to view its curves and rollouts: areal view {path}; in the terminal: areal show {path} --worst")
     print(f"to evaluate the model: areal eval {path}")
@@ -162,11 +164,10 @@ def _list_recipes() -> None:
 
 
 def _list_benchmarks() -> None:
-    from rich.console import Console
     from rich.text import Text
 
     from areal.registry import benchmarks
-    from areal.telemetry.tables import fitted
+    from areal.telemetry.tables import console, fitted
 
     rows: list[tuple[Any, ...]] = []
     for name in benchmarks.names():
@@ -178,7 +179,7 @@ def _list_benchmarks() -> None:
         sizes = (found.problems, found.samples, found.max_new_tokens)
         rows.append((name, *(f"{size:,}" for size in sizes), found.env, str(found.source)))
     columns = ("benchmark", "problems", "samples", "longest", "environment", "source")
-    _print(*fitted(columns, rows, Console().width))
+    _print(*fitted(columns, rows, console().width))
 
 
 def rescore(given: argparse.Namespace) -> None:
@@ -208,9 +209,9 @@ def compare(given: argparse.Namespace) -> None:
     elif given.markdown:
         print(comparison.markdown(found))
     else:
-        from rich.console import Console
+        from areal.telemetry.tables import console
 
-        _print(*comparison.tables(found, Console().width))
+        _print(*comparison.tables(found, console().width))
 
 
 def serve(given: argparse.Namespace) -> None:
@@ -258,19 +259,19 @@ def _show_status(folder: Path) -> dict[str, Any]:
 
 
 def _status_table(found: dict[str, Any]) -> Any:
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     from areal.telemetry.status import rows, worker_rows
-    from areal.telemetry.tables import fitted
+    from areal.telemetry.tables import console, fitted
 
     table = Table.grid(padding=(0, 2))
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows(found):
         table.add_row(name, Text(value))
-    return Group(table, *(fitted(*worker_rows(found), Console().width) if found["workers"] else ()))
+    return Group(table, *(fitted(*worker_rows(found), console().width) if found["workers"] else ()))
 
 
 def runs(given: argparse.Namespace) -> None:
@@ -283,11 +284,10 @@ def runs(given: argparse.Namespace) -> None:
         return
     if not found:
         raise UserError(f"{given.runs_folder} has no runs; start one with `areal train`")
-    from rich.console import Console
-
+    from areal.telemetry.tables import console
     from areal.viewer.terminal import list_of
 
-    _print(*list_of(found, Console().width))
+    _print(*list_of(found, console().width))
 
 
 def show(given: argparse.Namespace) -> None:
@@ -350,18 +350,17 @@ def view(given: argparse.Namespace) -> None:
 
 def config(given: argparse.Namespace) -> None:
     """Explain the settings."""
-    from rich.console import Console
-
     from areal.explain import explain
+    from areal.telemetry.tables import console
 
-    _print(*explain(given.key, Console().width))
+    _print(*explain(given.key, console().width))
 
 
 def _print(*tables: Any) -> None:
-    from rich.console import Console
+    from areal.telemetry.tables import console
 
     for table in tables:
-        Console().print(table)
+        console().print(table)
 
 
 def replay(given: argparse.Namespace) -> None:
@@ -382,10 +381,8 @@ def replay(given: argparse.Namespace) -> None:
 
 def workers_list(given: argparse.Namespace) -> None:
     """Show the engines of an active run."""
-    from rich.console import Console
-
     from areal.runtime.control import ask
-    from areal.telemetry.tables import fitted
+    from areal.telemetry.tables import console, fitted
 
     found = ask(given.controlled, "list")
     if given.json:
@@ -394,7 +391,7 @@ def workers_list(given: argparse.Namespace) -> None:
     columns = ("engine", "where", "weights", "state", "version", "in_flight", "requests")
     rows = [[str(row.get(name, "")) for name in columns] for row in found]
     names = [name.replace("_", " ") for name in columns]
-    _print(*fitted(names, rows, Console().width))
+    _print(*fitted(names, rows, console().width))
 
 
 def workers_add(given: argparse.Namespace) -> None:

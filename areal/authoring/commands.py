@@ -119,13 +119,13 @@ def _init(given: argparse.Namespace) -> None:
 
 
 def _list(given: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from areal.authoring.describe import describe
     from areal.errors import UserError
     from areal.registry import env_names, find_env
+    from areal.telemetry.tables import console
 
     table = Table("environment", "options", "description")
     for name in env_names():
@@ -138,28 +138,28 @@ def _list(given: argparse.Namespace) -> None:
         table.add_row(name, ", ".join(options), found.summary)
     for column in table.columns:
         column.overflow = "fold"  # a truncated name is useless
-    Console().print(table)
+    console().print(table)
 
 
 def _show(given: argparse.Namespace) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from areal.authoring.describe import describe
     from areal.registry import find_env
+    from areal.telemetry.tables import console
 
     found = describe(given.name, find_env(given.name))
-    console = Console()
-    console.print(Text(f"{found.name}: {found.summary or '(it has no docstring)'}"))
-    console.print(Text(f"from {found.place}", style="dim"))
+    out = console()
+    out.print(Text(f"{found.name}: {found.summary or '(it has no docstring)'}"))
+    out.print(Text(f"from {found.place}", style="dim"))
     table = Table("env_options.", "default", "description")
     for option in found.options:
         table.add_row(*(Text(t) for t in (option.name, option.default or "(must be given)", option.help)))
     for column in table.columns:
         column.overflow = "fold"
     if found.options:
-        console.print(table)
+        out.print(table)
 
 
 def _check(given: argparse.Namespace) -> None:

@@ -87,6 +87,15 @@ class Report:
         return statistics.fmean(_flat(self.scores))
 
     @property
+    def measure(self) -> str:
+        """What the mean score is: ``accuracy`` if each response is right or wrong, else ``mean reward``."""
+        return "accuracy" if self._right_or_wrong else "mean reward"
+
+    @property
+    def _right_or_wrong(self) -> bool:
+        return set(_flat(self.scores)) <= {0.0, 1.0}
+
+    @property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of :attr:`accuracy`, over problems; see :func:`mean_interval`."""
         return self._mean(range(self.problems))[1]
@@ -103,7 +112,7 @@ class Report:
     @property
     def passes(self) -> dict[int, tuple[float, tuple[float, float]]]:
         """pass@k and its interval for k = 1, 2, 4 … and all samples, if responses are correct or wrong."""
-        if self.samples == 1 or not set(_flat(self.scores)) <= {0.0, 1.0}:
+        if self.samples == 1 or not self._right_or_wrong:
             return {}
         sizes = sorted({self.samples, *(2**i for i in range(self.samples.bit_length()))})
         chances = {k: [pass_at_k(self.samples, round(sum(row)), k) for row in self.scores] for k in sizes}
@@ -189,7 +198,7 @@ class Report:
             ("model", self.model),
             ("problems", f"{asked} of {self.of:,}" if self.of not in (None, self.problems) else asked),
             ("samples", f"{self.samples}"),
-            ("accuracy", f"{self.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"),
+            (self.measure, f"{self.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"),
             *(
                 (f"pass@{k}", f"{value:.3f} (95% interval {low:.3f} to {high:.3f})")
                 for k, (value, (low, high)) in self.passes.items()
@@ -313,7 +322,8 @@ def write_reports(folder: Path, reports: list[Report]) -> None:
 
 def markdown(reports: list[Report]) -> str:
     """Return reports as one Markdown table with the main results, and a table of each report."""
-    names = ("benchmark", "problems", "samples", "accuracy", "95% interval", "mean length", "truncated")
+    measure = "accuracy" if all(r.measure == "accuracy" for r in reports) else "mean reward"
+    names = ("benchmark", "problems", "samples", measure, "95% interval", "mean length", "truncated")
     rows = [
         (
             r.benchmark or r.env,

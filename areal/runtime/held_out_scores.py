@@ -98,7 +98,7 @@ class HeldOutScores:
         low, high = report.interval
         failures = report.failure_summary()
         self.records.progress.message(
-            f"held-out accuracy {when}: {report.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"
+            f"held-out {report.measure} {when}: {report.accuracy:.3f} (95% interval {low:.3f} to {high:.3f})"
             + (f"; {failures}" if failures else "")
         )
         return report

@@ -125,7 +125,7 @@ def _best_summary(directory: RunDirectory, scores: dict[int, float]) -> str:
     if best is None or best == max(kept):
         return ""
     return (
-        f"the checkpoint with the best held-out accuracy is that of update {best}, with {scores[best]:.3f}; "
+        f"the checkpoint with the best held-out score is that of update {best}, with {scores[best]:.3f}; "
         f"`areal export {directory.path} FOLDER --best` writes its model"
     )
 

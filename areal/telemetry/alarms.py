@@ -297,7 +297,7 @@ def _few_problems(lines: Lines) -> str:
     n = int(counts[-1])
     width = 1.96 * math.sqrt(0.25 / n)
     return (
-        f"the held-out accuracy is measured on {n} problem{'s' * (n > 1)}, so its error is about "
+        f"the held-out score is measured on {n} problem{'s' * (n > 1)}, so its error is about "
         f"±{min(width, 0.5):.2f}; add test problems, or increase evaluation.problems"
     )
 

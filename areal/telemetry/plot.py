@@ -28,7 +28,7 @@ def plot_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
 
 
 def learning_curve(metrics: list[dict[str, Any]], title: str) -> Figure:
-    """Draw reward and held-out accuracy, and below them staleness and overlap; a line may lack any value."""
+    """Draw reward and held-out score, and below them staleness and overlap; a line may lack any value."""
     # Figure instead of pyplot: no window system, no global state, and it works on any thread.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -36,7 +36,7 @@ def learning_curve(metrics: list[dict[str, Any]], title: str) -> Figure:
     figure = Figure(figsize=(9, 6), dpi=150, layout="constrained")
     figure.suptitle(title)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.2])
-    upper.set_ylabel("reward, held-out accuracy")
+    upper.set_ylabel("reward, held-out score")
     _draw_reward(upper, metrics)
     _draw_evaluations(upper, metrics)
     _legend_above(upper)
@@ -125,7 +125,7 @@ def _draw_evaluations(axes: Axes, metrics: list[dict[str, Any]]) -> None:
             markersize=6,
             linestyle="none",  # there are no measurements between the points
             capsize=4,
-            label=f"held-out accuracy, 95% interval ({match['env']}, avg@{match['samples']})",
+            label=f"held-out score, 95% interval ({match['env']}, avg@{match['samples']})",
         )
 
 

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
 
 _LEAST = 12
 """Minimum width of the last column for reading it on several lines, in characters."""
+_UNLIMITED = 10**6
+"""Width of what is not a terminal, in characters: other programs read whole lines."""
+
+
+def console(file: TextIO | None = None, **options: Any) -> Console:
+    """Return a console that wraps lines only on a terminal, or at ``COLUMNS``.
+
+    Args:
+        file: what it writes to; None: standard output.
+        options: other options of the console.
+    """
+    from rich.console import Console
+
+    target = file or sys.stdout  # None if it is closed
+    narrow = (target is not None and target.isatty()) or "COLUMNS" in os.environ
+    return Console(file=file, width=None if narrow else _UNLIMITED, **options)
 
 
 def fitted(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: int) -> list[Table]:
@@ -45,10 +64,8 @@ def fitted(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], width: 
 
 def lines(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> list[str]:
     """Return the lines of :func:`fitted` as plain text, with room for an indentation of two characters."""
-    from rich.console import Console
-
-    console = Console(color_system=None, highlight=False)
-    with console.capture() as captured:
-        for part in fitted(columns, rows, console.width - 2):
-            console.print(part)
+    target = console(color_system=None, highlight=False)
+    with target.capture() as captured:
+        for part in fitted(columns, rows, target.width - 2):
+            target.print(part)
     return [line.rstrip() for line in captured.get().splitlines()]

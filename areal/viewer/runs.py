@@ -27,6 +27,7 @@ class RunSummary:
         steps: total number of updates.
         reward: mean reward of the last update; None: there is none yet.
         accuracy: the last held-out score; None: there is none.
+        scored: the update after which it was measured; 0: before training.
         env, model: its environment and its model.
         error: why other data are missing; empty: nothing is wrong.
     """
@@ -39,6 +40,7 @@ class RunSummary:
     steps: int = 0
     reward: float | None = None
     accuracy: float | None = None
+    scored: int | None = None
     env: str = ""
     model: str = ""
     error: str = ""
@@ -77,6 +79,7 @@ def summary_of(path: Path) -> RunSummary:
         config.steps,
         finite(last[0], "reward/mean"),
         score_of(last[1]),
+        None if (scored := finite(last[1], "step")) is None else int(scored),
         config.env,
         config.model,
     )

@@ -72,7 +72,7 @@ def _facts(rollout: Rollout) -> Iterator[str]:
     yield "the agent stopped before the end" if episode.unfinished else _ENDS[episode.finish]
 
 
-_COLUMNS = ("run", "state", "updates", "reward", "accuracy", "environment", "model")
+_COLUMNS = ("run", "state", "updates", "reward", "held-out", "environment", "model")
 _LEAST = 5
 """Columns that every table contains."""
 
@@ -90,5 +90,7 @@ def list_of(runs: Sequence[RunSummary], width: int) -> list[Table]:
 def _row(run: RunSummary) -> list[str]:
     if run.error:
         return [run.path.name, "unknown", "", "", "", run.error, ""]
-    reward, accuracy = ("" if x is None else f"{x:.3f}" for x in (run.reward, run.accuracy))
-    return [run.path.name, run.state, f"{run.step} of {run.steps}", reward, accuracy, run.env, run.model]
+    reward, score = ("" if x is None else f"{x:.3f}" for x in (run.reward, run.accuracy))
+    if score and run.scored is not None:
+        score += f" after update {run.scored}" if run.scored else " before training"
+    return [run.path.name, run.state, f"{run.step} of {run.steps}", reward, score, run.env, run.model]

@@ -61,7 +61,7 @@ def test_whole_run(tmp_path):
     assert labels(figure) == {
         "reward",
         "reward, mean of 3 steps",
-        "held-out accuracy, 95% interval (math-v1, avg@1)",
+        "held-out score, 95% interval (math-v1, avg@1)",
         "staleness, mean",
         "staleness, max",
         "overlap (right)",

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from areal.evaluation.report import Report, conditions, report_of
+from areal.evaluation.report import Report, conditions, markdown, report_of
 from areal.evaluation.responses import Header, Response, read_responses, write_responses
 from areal.thoughts import Thought
 
@@ -118,6 +118,22 @@ def test_graded_scores():
     half = 1.959964 * math.sqrt((9 + 1 + 16) / 2) / math.sqrt(3)
     assert found.accuracy == 1.0
     assert found.interval == pytest.approx((1 - half, 1 + half))  # not clipped: these are no shares
+
+
+@pytest.mark.parametrize(
+    ("scores", "measure"),
+    [
+        ([[0.0, 1.0]], "accuracy"),
+        ([[0.0]], "accuracy"),
+        ([[0.0, 0.5]], "mean reward"),
+        ([[2]], "mean reward"),
+    ],
+)
+def test_only_what_is_right_or_wrong_has_an_accuracy(scores: list[list[float]], measure: str):
+    found = report(scores)
+    assert found.measure == measure
+    for table in (found.markdown(), markdown([found, report([[1.0]])])):
+        assert f"| {measure} |" in table.splitlines()[0]
 
 
 def test_one_problem_says_nothing_of_others():

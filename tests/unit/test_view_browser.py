@@ -235,7 +235,7 @@ def test_curves_of_several_runs(page: Page, runs: dict[str, RunDirectory]):
     assert names == ["first", "second", "hostile"]
     titles = [each.text for each in page.all("figcaption")]
     for title in (
-        "Reward", "Held-out accuracy (math-v1)", "Entropy", "Clip ratio", "Behaviour ratio", "Staleness",
+        "Reward", "Held-out score (math-v1)", "Entropy", "Clip ratio", "Behaviour ratio", "Staleness",
         "Generated tokens/s", "Share of the step: learner waits", "Overlap",
     ):  # fmt: skip
         assert title in titles

@@ -17,7 +17,7 @@ function sections(keys) {
   const known = [
     ["Learning", [
       ["Reward", ["reward/mean"], "mean reward of the batch"],
-      ...scores.map((key) => [`Held-out accuracy (${SCORE.exec(key)[1]})`, [key], "mean reward on held-out problems"]),
+      ...scores.map((key) => [`Held-out score (${SCORE.exec(key)[1]})`, [key], "mean reward on held-out problems"]),
       ...(parts.length > 1 ? parts.map((key) => [`Reward: ${key.slice(7)}`, [key], "mean of this part of the reward"]) : []),
       ...members.map((key) => [`Reward in ${key.slice(4, -7)}`, [key], "mean reward of this environment's episodes"]),
       ["Reward, standard deviation", ["reward/std"], "if 0, nothing is learned"],
@@ -144,7 +144,7 @@ export function overview(main, store) {
   }
 
   function showRuns() {
-    const names = ["run", "state", "updates", "reward", "accuracy", "environment", "model"];
+    const names = ["run", "state", "updates", "reward", "held-out", "environment", "model"];
     const rows = store.runs.map((run) => {
       const { state } = run;
       const box = el("input", {
@@ -159,7 +159,8 @@ export function overview(main, store) {
       const cells = state.error
         ? [el("td", { colspan: 6 }, state.error)]
         : [state.state || "unknown", `${format(state.step)} of ${format(state.steps)}`, format(state.reward),
-            format(state.accuracy), state.env, state.model].map((text, i) =>
+            state.scored === 0 ? `${format(state.accuracy)} before training` : format(state.accuracy),
+            state.env, state.model].map((text, i) =>
             el("td", { class: i > 0 && i < 4 ? "number" : "", title: i ? "" : state.ended }, text, i ? null : nowOf(run)));
       return el("tr", {}, el("th", { scope: "row" }, box, label), cells);
     });
