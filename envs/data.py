@@ -222,7 +222,8 @@ def _summary(data: str, train: list[T], test: list[T], held_out: str) -> str:
     read = ", ".join(f"{form} ({n:,})" if len(forms) > 1 else form for form, n in forms.most_common() if form)
     how, s = f" ({held_out})" if test else "", "s" * (len(train) != 1)
     return (
-        f"{data}: {f'read as {read}: ' if read else ''}{len(train):,} problem{s}, {len(test):,} held out{how}"
+        f"{data}: {f'read as {read}: ' if read else ''}{len(train):,} training problem{s}, "
+        f"{len(test):,} held out{how}"
     )
 
 

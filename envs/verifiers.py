@@ -65,7 +65,7 @@ class VerifiersEnv(gymnasium.Env[str, str]):
         self._all = {split: _count(self._python, json.dumps(c)) for split, c in self._configs.items()}
         self._shares = test is None
         train, held = (self.count(split) for split in ("train", "test"))
-        self.notices = (f"taskset {taskset}: {_said(train)} tasks, {_said(held)} held out",)
+        self.notices = (f"taskset {taskset}: {_said(train)} training tasks, {_said(held)} held out",)
 
     def count(self, split: str) -> int | None:
         """Return the number of tasks in a split; None: unlimited."""

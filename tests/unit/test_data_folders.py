@@ -168,7 +168,7 @@ def test_how_it_was_read_and_what_may_be_wrong(tmp_path: Path):
     splits = load_pairs(jsonl(tmp_path / "d.jsonl", *([VERL] * 40), *MANY), None, None)
     assert splits.notices == (
         f"{tmp_path}/d.jsonl: read as verl rows (40), rows of problem and answer (30): "
-        f"{len(splits['train'])} problems, {len(splits['test'])} held out "
+        f"{len(splits['train'])} training problems, {len(splits['test'])} held out "
         "(one in ten, by a hash of their text)",
     )
     again = f"39 of the {len(splits['train'])} training problems are duplicates; remove them"

@@ -70,10 +70,14 @@ def test_what_is_held_out_is_said(tmp_path: Path):
     data = jsonl(tmp_path / "some" / "train.jsonl", *MANY)
     assert load_pairs(data, None, None).notices[0].endswith("held out (one in ten, by a hash of their text)")
     other = jsonl(tmp_path / "other.jsonl", *GOOD)
-    assert load_pairs(data, None, other).notices[0].endswith(f": 30 problems, 4 held out (from {other})")
+    assert (
+        load_pairs(data, None, other)
+        .notices[0]
+        .endswith(f": 30 training problems, 4 held out (from {other})")
+    )
     jsonl(tmp_path / "some" / "validation.jsonl", GOOD[0])
     found = load_pairs(str(tmp_path / "some"), None, None)
-    assert found.notices[0].endswith(": 30 problems, 1 held out (its split validation)")
+    assert found.notices[0].endswith(": 30 training problems, 1 held out (its split validation)")
 
 
 def test_the_first_problems_are_shown_as_the_model_gets_them(
@@ -82,7 +86,7 @@ def test_the_first_problems_are_shown_as_the_model_gets_them(
     chat = {"prompt": [SYSTEM, {**USER, "content": "1+1?\nNow."}], "reward_model": {"ground_truth": "2"}}
     data = jsonl(tmp_path / "d.jsonl", chat)
     printed = shown(capsys, data)
-    assert f"{data}: read as verl rows: 1 problem, 0 held out\n" in printed
+    assert f"{data}: read as verl rows: 1 training problem, 0 held out\n" in printed
     assert (
         "train problem 0\n  system: Be brief.\n  user: 1+1?\n    Now.\n"
         "    Put the final answer in \\boxed{}.\n  answer: 2\n"

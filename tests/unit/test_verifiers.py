@@ -87,7 +87,7 @@ def test_the_tasks_of_both_splits(monkeypatch: pytest.MonkeyPatch):
     python = verifiers_python(monkeypatch)
     env = make_env("verifiers-v1", taskset="toy-sums", python=python)
     assert (env.unwrapped.count("train"), env.unwrapped.count("test")) == (36, 4)
-    assert env.unwrapped.notices == ("taskset toy-sums: 36 tasks, 4 held out",)
+    assert env.unwrapped.notices == ("taskset toy-sums: 36 training tasks, 4 held out",)
     tasks = {
         split: [json.loads(env.reset(options={"index": i, "split": split})[0])["index"] for i in range(count)]
         for split, count in (("train", 36), ("test", 4))
