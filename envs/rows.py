@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -33,6 +34,8 @@ _NO_DATA = {
 }
 _CONVERT = "convert it, for example with iconv -t UTF-8"
 _BOM = "\ufeff"
+_OPEN = re.compile(r".*[\[{]|\[.*,")
+"""A line that ends within an array or an object that goes on, such as the first one of a JSON file."""
 _AROUND = ("data", "rows", "examples", "problems", "questions")
 """Names under which a file that is one object on one line may contain rows."""
 _LONGEST_CELL = 2**30
@@ -171,12 +174,17 @@ def _json(path: Path, file: IO[bytes]) -> Iterator[tuple[Row, str]]:
         if (value := _value(text)) is not None:
             yield from _items(path, value)
             return
-        if rest and not _whole_object(rest[0][1]) and not first[1].startswith("[{"):
-            raise _broken(path, text)
+        if rest and _value(first[1]) is None and _goes_on(first[1], rest[0][1]):
+            raise _broken(path, file)
         lines = iter(rest)
     for number, line in chain([first], lines):
         where = f"{path}, line {number}"
-        yield _row(_parse(line, where), where), where
+        yield _row(_parse(line, where, lines), where), where
+
+
+def _goes_on(first: str, second: str) -> bool:
+    """Return whether the first two lines of a file belong to one JSON value, instead of one each."""
+    return _OPEN.fullmatch(first) is not None or not isinstance(_value(second), dict | list)
 
 
 def _whole_object(line: str) -> bool:
@@ -252,20 +260,34 @@ def _row(value: Any, where: str) -> Row:
     raise UserError(f'{where}: not a JSON object; a row looks like {{"problem": "…", …}}')
 
 
-def _parse(line: str, where: str) -> Any:
+def _parse(line: str, where: str, later: Iterable[tuple[int, str]]) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid JSON ({error}); fix or remove the line") from error
+        column, why = _fault(error)
+        others = sum(_value(text) is None for _, text in later)
+        more = f", and so {'are' if others > 1 else 'is'} {others:,} more" if others else ""
+        what = "them" if others else "the line"
+        raise UserError(f"{where}{column}: not valid JSON ({why}){more}; fix or remove {what}") from error
 
 
-def _broken(path: Path, text: str) -> UserError:
+def _broken(path: Path, file: IO[bytes]) -> UserError:
+    file.seek(0)
     try:
-        json.loads(text)
+        json.loads(file.read().decode("utf-8").removeprefix(_BOM))
     except (ValueError, RecursionError) as error:
-        line = getattr(error, "lineno", 1)
-        return UserError(f"{path}, line {line}: not valid JSON ({error}); fix it")
+        column, why = _fault(error)
+        return UserError(
+            f"{path}, line {getattr(error, 'lineno', 1)}{column}: not valid JSON ({why}); fix it"
+        )
     raise AssertionError("it is malformed")
+
+
+def _fault(error: Exception) -> tuple[str, str]:
+    """Return where in its line a text is not JSON, if that is known, and why."""
+    if isinstance(error, json.JSONDecodeError):
+        return f", column {error.colno}", error.msg
+    return "", str(error)
 
 
 def _csv(path: Path, file: IO[bytes]) -> Iterator[tuple[Row, str]]:

@@ -178,7 +178,7 @@ def test_one_file_is_split_by_content(tmp_path: Path):
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("{", "line 2: not valid JSON"),
+        ("{", "line 2, column 2: not valid JSON"),
         ("[1]", "line 2: not a JSON object"),
         ({"answer": "3"}, "line 2: none of the keys problem, question, prompt"),
         ({"problem": "3?"}, "line 2: none of the keys answer, solution, response"),
