@@ -161,7 +161,7 @@ class EnvironmentPool:
                 what, f"returned rewards={players!r}, which is not a dict of players and numbers"
             )
         for value in (reward, *parts.values(), *players.values()):
-            if not _is_number(value):
+            if not is_number(value):
                 raise self._failure(what, f"returned the reward {value!r}, which is not a finite number")
         if players and not math.isclose(reward, total := sum(players.values()), abs_tol=1e-6):
             raise self._failure(what, f"returned the reward {reward!r}, but rewards that sum to {total!r}")
@@ -271,7 +271,8 @@ def _given(info: Mapping[str, Any], name: str) -> Any:
     return {} if found is None else found
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether a reward is a finite number."""
     try:
         return math.isfinite(value)
     except (TypeError, OverflowError):

@@ -52,6 +52,11 @@ def make_agent(config: Config) -> Any:
     return agent
 
 
+def takes_steps(agent: Any) -> bool:
+    """Return whether an agent steps its environment; a program may set its reward itself instead."""
+    return not isinstance(agent, Program)
+
+
 def _check(name: str, agent: Any) -> None:
     """Check that an object is an agent, with the signature of one."""
     run = getattr(agent, "run", None)

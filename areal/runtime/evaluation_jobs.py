@@ -20,7 +20,7 @@ from areal.models import resolve_model
 from areal.models.loading import context_limit
 from areal.rollout.engine import Sampling
 from areal.rollout.tasks import held_out
-from areal.runtime.agents import make_agent
+from areal.runtime.agents import make_agent, takes_steps
 from areal.runtime.first_look import look_at
 from areal.runtime.model_checks import check_sight
 from areal.runtime.plan import Plan, plan
@@ -164,7 +164,8 @@ def _job(
                 "server samples; set rollout.thinking_budget=null"
             )
         env, agent = registry.make_env(config.env, **config.env_options), make_agent(config)
-        if look_at(env, config.env, config.evaluation.problems, False, config.rollout.env_time_limit):
+        problems, limit = config.evaluation.problems, config.rollout.env_time_limit
+        if look_at(env, config.env, problems, False, limit, takes_steps(agent)):
             check_sight(config.env, agent)
     else:
         checked = plan(config if benchmark is None else _fitted(config), training=False, cluster=cluster)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from areal.agents.interface import BadRequest
 from areal.envs.pictures import content_of, may_show_picture, shows_picture
 from areal.envs.words import not_in_words
 from areal.errors import EnvironmentFailure, UserError, explained
+from areal.rollout.environments import is_number
 from areal.rollout.messages import normal, pictures
 from areal.rollout.opening import wrong_messages
 from areal.rollout.tasks import TaskSource, held_out
@@ -19,20 +21,27 @@ from areal.threads import CallThread
 
 log = logging.getLogger(__name__)
 
+_ANSWER = "?"
+"""An answer to no problem: a verifier that fails whatever it is given is found before the engines start."""
 _GRACE = 10.0
 """Time limit of a close, in seconds."""
 
 
-def look_at(env: Any, name: str, problems: int, training: bool, time_limit: float) -> bool:
-    """Reset an environment once, and close it; for a mixture, each of its members.
+def look_at(
+    env: Any, name: str, problems: int, training: bool, time_limit: float, steps: bool = True
+) -> bool:
+    """Reset an environment once, answer once, and close it; for a mixture, each of its members.
 
-    Resources that the reset has opened, such as a session of a server, a browser or a container, are not kept
-    for the run, which uses other instances. This instance later only provides its problems and its notices.
+    Resources that the calls have opened, such as a session of a server, a browser or a container, are not
+    kept for the run, which uses other instances and begins with its first problem. This instance later only
+    provides its problems and its notices.
 
     Args:
         env: a new environment.
         problems: number of required held-out problems; 0: none.
-        time_limit: time limit of a reset, in seconds.
+        time_limit: time limit of a call, in seconds.
+        steps: whether the agent steps it, so that a step is tried, too; an environment without steps of its
+            own (NotImplementedError) is only reset.
 
     Returns:
         Whether it shows images, in this reset or, according to its observation space, later.
@@ -40,7 +49,7 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
     Raises:
         UserError: its observations or actions are not text, or it has no training or evaluation problems.
         EnvironmentFailure: it raised, exceeded the time limit, or returned an invalid value, such as an image
-            that cannot be shown.
+            that cannot be shown or a reward that is not a number.
     """
     source = TaskSource(env, 0) if training else None  # raises if there are no training problems
     held = held_out(env, min(problems, 1))
@@ -50,44 +59,81 @@ def look_at(env: Any, name: str, problems: int, training: bool, time_limit: floa
             f"data){', or turn evaluation off with evaluation.problems=0' if training else ''}"
         )
     if members := getattr(env.unwrapped, "environments", None):  # of a mixture
-        seen = [look_at(member, label, 0, training, time_limit) for label, member in members.items()]
+        seen = [look_at(member, label, 0, training, time_limit, steps) for label, member in members.items()]
         return any(seen)
     task = source.task(0) if source is not None else next(iter(held), {"seed": 0})
-    what = f"environment '{name}': reset in the task {task}"
-    observation, info = _reset(env, name, task, what, time_limit)
-    if wrong := not_in_words(env, observation, name):
-        raise UserError(f"environment '{name}': {wrong}")
-    if "messages" in info and (wrong := wrong_messages(info["messages"])):
-        raise EnvironmentFailure(f"{what} returned info['messages'], which {wrong}")
-    try:
-        content_of(observation)
-        shown = pictures(map(normal, info.get("messages", ())))
-    except (UserError, BadRequest) as error:
-        raise EnvironmentFailure(f"{what}: {error}") from error
+    with _calls(env, name, time_limit) as call:
+        what = f"environment '{name}': reset in the task {task}"
+        observation, info = _opening(call(what, partial(env.reset, **task)), what)
+        if wrong := not_in_words(env, observation, name):
+            raise UserError(f"environment '{name}': {wrong}")
+        if "messages" in info and (wrong := wrong_messages(info["messages"])):
+            raise EnvironmentFailure(f"{what} returned info['messages'], which {wrong}")
+        try:
+            content_of(observation)
+            shown = pictures(map(normal, info.get("messages", ())))
+        except (UserError, BadRequest) as error:
+            raise EnvironmentFailure(f"{what}: {error}") from error
+        if steps:
+            what = f"environment '{name}': step({_ANSWER!r}) in the task {task}"
+            _check_step(call(what, partial(_step, env)), what)
     declared = may_show_picture(getattr(env, "observation_space", None))
     return declared or shows_picture(observation) or bool(shown)
 
 
-def _reset(
-    env: Any, name: str, task: dict[str, Any], what: str, time_limit: float
-) -> tuple[Any, Mapping[str, Any]]:
-    thread = CallThread("areal-first-look")
-    outcome = thread.start(partial(env.reset, **task))
-    if wait([outcome], time_limit).not_done:
-        location = thread.location(__file__)
-        thread.give_up()
-        raise EnvironmentFailure(
-            f"{what} has not returned after {time_limit:g} s (rollout.env_time_limit); it is at {location}"
-        )
-    _close(env, name, thread)
-    given, error = outcome.result()
-    if isinstance(error, UserError | EnvironmentFailure):
-        raise error
-    if error is not None:
-        raise EnvironmentFailure(f"{what} raised {explained(error, __file__)}") from error
+def _opening(given: Any, what: str) -> tuple[Any, Mapping[str, Any]]:
     if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[1], Mapping):
         raise EnvironmentFailure(f"{what} did not return (observation, info)")
     return given
+
+
+def _step(env: Any) -> Any:
+    """Answer once; None: it has no steps of its own, so its agents set the rewards."""
+    try:
+        return env.step(_ANSWER)
+    except NotImplementedError:
+        return None
+
+
+def _check_step(given: Any, what: str) -> None:
+    if given is None:
+        return
+    if not isinstance(given, tuple) or len(given) != 5 or not isinstance(given[4], Mapping):
+        raise EnvironmentFailure(f"{what} did not return (observation, reward, terminated, truncated, info)")
+    if not is_number(given[1]):
+        raise EnvironmentFailure(f"{what} returned the reward {given[1]!r}, which is not a finite number")
+
+
+@contextmanager
+def _calls(env: Any, name: str, time_limit: float) -> Iterator[Callable[[str, Callable[[], Any]], Any]]:
+    """Yield a function that makes a named call within the time limit; close the environment afterwards.
+
+    An environment that hangs is not closed.
+    """
+    thread, hangs = CallThread("areal-first-look"), False
+
+    def call(what: str, work: Callable[[], Any]) -> Any:
+        nonlocal hangs
+        outcome = thread.start(work)
+        if wait([outcome], time_limit).not_done:
+            hangs, location = True, thread.location(__file__)
+            thread.give_up()
+            raise EnvironmentFailure(
+                f"{what} has not returned after {time_limit:g} s (rollout.env_time_limit); it is at "
+                f"{location}"
+            )
+        found, error = outcome.result()
+        if isinstance(error, UserError | EnvironmentFailure):
+            raise error
+        if error is not None:
+            raise EnvironmentFailure(f"{what} raised {explained(error, __file__)}") from error
+        return found
+
+    try:
+        yield call
+    finally:
+        if not hangs:
+            _close(env, name, thread)
 
 
 def _close(env: Any, name: str, thread: CallThread) -> None:

@@ -23,7 +23,7 @@ from areal.placement.sharing import EngineLoad
 from areal.rollout.endpoint.server import require_framework
 from areal.rollout.rendering import check_template_kwargs
 from areal.rollout.router import max_in_flight
-from areal.runtime.agents import make_agent
+from areal.runtime.agents import make_agent, takes_steps
 from areal.runtime.compilers import require_compilers
 from areal.runtime.first_look import look_at
 from areal.runtime.host_checks import check_code_on_hosts, check_model_on_hosts, probe_hosts
@@ -138,7 +138,8 @@ def plan(
     agent = make_agent(config)
     resolve_model(config.model)  # checked before the environment, which may take long to start
     env = registry.make_env(config.env, **config.env_options)
-    if look_at(env, config.env, config.evaluation.problems, training, config.rollout.env_time_limit):
+    problems, limit = config.evaluation.problems, config.rollout.env_time_limit
+    if look_at(env, config.env, problems, training, limit, takes_steps(agent)):
         check_sight(config.env, agent, config.model)
     return _planned(config, training, agent, env, inventory, cluster)
 

@@ -65,6 +65,69 @@ def test_one_reset_shows_it(env: Any, complaint: str):
     assert "\n" not in str(caught.value)
 
 
+def steps(value: Any) -> Plain:
+    """An environment whose step returns or raises something, or waits for it."""
+
+    def step(self: Any, action: str) -> Any:
+        if isinstance(value, threading.Event):
+            value.wait()
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    return begins(("go", {}), step=step)
+
+
+JUDGED = ("", 0.0, True, False, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        (
+            ZeroDivisionError("in the verifier"),
+            r"step\('\?'\) in the task .* raised ZeroDivisionError: in the v",
+        ),
+        (UserError("the judge has no key"), "the judge has no key"),
+        (("", 0.0, True), r"did not return \(observation, reward, terminated, truncated, info\)"),
+        (("", None, True, False, {}), "returned the reward None, which is not a finite number"),
+        (("", float("nan"), True, False, {}), "returned the reward nan"),
+    ],
+)
+def test_one_answer_shows_what_is_wrong_with_the_verifier(value: Any, complaint: str):
+    with pytest.raises((UserError, EnvironmentFailure), match=complaint) as caught:
+        looked(steps(value))
+    assert "\n" not in str(caught.value)
+    looked(steps(value), steps=False)  # a program may set the reward itself
+
+
+def test_an_answer_that_is_judged_passes():
+    looked(steps(JUDGED))
+    looked(steps(NotImplementedError()))
+
+
+def test_a_verifier_that_hangs():
+    freed = threading.Event()
+    with pytest.raises(EnvironmentFailure, match=r"step\('\?'\) .* has not returned after 2 s"):
+        looked(steps(freed), time_limit=2)
+    freed.set()
+
+
+def test_a_program_takes_no_steps(tmp_path: Path):
+    """Nor does the look at its environment: only its reset must work."""
+    (tmp_path / "mine.py").write_text(
+        "import gymnasium\nfrom areal.envs.text import UnicodeText\n"
+        "class Mine(gymnasium.Env):\n    observation_space = action_space = UnicodeText(9)\n"
+        "    def reset(self, *, seed=None, options=None): return 'go', {}\n"
+        "    def step(self, action): raise ValueError('never')\n"
+        "async def solve(task, base_url, api_key): return 1.0\n"
+    )
+    env, agent = f"{tmp_path}/mine.py:Mine", f"{tmp_path}/mine.py:solve"
+    check(load_config(values={"env": env, "agent": agent, "device": "cpu"}))
+    with pytest.raises(EnvironmentFailure, match="raised ValueError: never"):
+        check(load_config(values={"env": env, "device": "cpu"}))
+
+
 def test_near_misses_pass():
     looked(begins(("go", {})))
     looked(begins(("go", {}), action_space=gymnasium.spaces.Text(10)))
