@@ -226,7 +226,7 @@ def test_a_learner_that_has_no_host_waits_for_one_that_joins_and_comes_before_en
 def test_what_else_a_rank_fails_of_is_raised():
     async def work() -> None:
         async def start(placement: Placement) -> list[str]:
-            raise WorkerLost("learner rank 0 ended: SIGKILL")
+            raise WorkerLost("learner rank 0 ended: killed by SIGKILL")
 
         async with Changing() as this:
             with pytest.raises(WorkerLost, match="SIGKILL"):

@@ -131,7 +131,7 @@ async def test_what_waits_for_a_killed_learner_is_told(tmp_path: Path, stopped: 
         await asyncio.sleep(0.2)
         assert not waiting.done()
         os.kill(child.pid, signal.SIGKILL)
-        with pytest.raises(LearnerLost, match=r"learner rank 0 ended: SIGKILL"):
+        with pytest.raises(LearnerLost, match=r"learner rank 0 ended: killed by SIGKILL"):
             await asyncio.wait_for(waiting, 60)
         assert "SIGKILL" in await asyncio.wait_for(learner.ended, 60)
     finally:
@@ -144,7 +144,7 @@ async def test_a_process_that_is_killed_before_its_learner_is_made_says_what_to_
     while not workers("learner rank 1"):  # noqa: ASYNC110 (another process does it)
         await asyncio.sleep(0.01)
     worker("learner rank 1").kill()
-    with pytest.raises(LearnerLost, match=r"learner rank 1 ended: SIGKILL.*engine\.log"):
+    with pytest.raises(LearnerLost, match=r"learner rank 1 ended: killed by SIGKILL.*engine\.log"):
         await asyncio.wait_for(starting, 60)
     assert workers() == []
 

@@ -108,7 +108,7 @@ async def test_one_of_two_ranks_that_is_killed_or_freezes_is_brought_back(tmp_pa
     doom(directory.path, "update 2", "SIGSTOP", rank=1)
     await asynchronous(ScriptedEngine(), directory, config, rank=Mortal)
     killed, frozen = (event for event in directory.events() if event["event"] == "lost")
-    assert killed["cause"].startswith("learner rank 1 ended: SIGKILL")
+    assert killed["cause"].startswith("learner rank 1 ended: killed by SIGKILL")
     assert frozen["cause"].startswith("learner rank 1 ended: no heartbeat for ")
     assert steps_of(directory) == [1, 2, 3]
     assert len(set(consumed(directory))) == 3 * GROUPS

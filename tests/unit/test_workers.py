@@ -326,8 +326,8 @@ async def test_a_group_that_was_lost_is_started_again(tmp_path: Path):
     assert await group.call(Rank.meet, "again") == 0
     # It is lost as it was before, and closed.
     os.kill((await pids(group))[0], signal.SIGKILL)
-    assert (await asyncio.wait_for(group.ended, 60)).startswith("rank 0 ended: SIGKILL")
-    assert first.result().startswith("rank 1 ended: SIGKILL")
+    assert (await asyncio.wait_for(group.ended, 60)).startswith("rank 0 ended: killed by SIGKILL")
+    assert first.result().startswith("rank 1 ended: killed by SIGKILL")
     await group.close()
     assert workers() == []
 
