@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from areal import registry
 from areal.config import Config, override_config
+from areal.config.settings import LearnerConfig
 from areal.envs.adapted import AdaptedEnv
 from areal.envs.gym_text import GymTextEnv
 from areal.envs.mixture import MixtureEnv
@@ -44,6 +45,13 @@ if TYPE_CHECKING:
 
 
 _DEFAULT_MAX_MODEL_LEN = 4096
+_LEARNING_RATES = {False: (1e-9, 1e-3), True: (1e-8, 1e-2)}
+"""The least and the greatest learning rate that can train all weights, and an adapter (True).
+
+An update of AdamW changes each weight by about the learning rate, whatever its gradient. Weights are about
+0.02: 1e-3 changes them by 5 % at once, and less than 1e-9 is lost in the rounding of float32. An adapter
+begins at zero and is multiplied by small weights, so it bears and needs ten times as much.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,8 @@ class Plan:
         lines += getattr(made, "notices", ())
         if isinstance(made, ProblemEnv | MixtureEnv | AdaptedEnv | GymTextEnv):
             lines += [f"warning: {line}" for line in made.warnings if self.training]
+        if self.training and (line := strange_learning_rate(config.learner)):
+            lines.append(f"warning: {line}")
         return lines
 
     @property
@@ -142,6 +152,21 @@ def plan(
     if look_at(env, config.env, problems, training, limit, takes_steps(agent)):
         check_sight(config.env, agent, config.model)
     return _planned(config, training, agent, env, inventory, cluster)
+
+
+def strange_learning_rate(learner: LearnerConfig) -> str:
+    """Return why a learning rate is far outside of those that train a model; empty if it is not."""
+    rate, adapter = learner.learning_rate, bool(learner.lora_rank)
+    least, most = _LEARNING_RATES[adapter]
+    if least <= rate <= most:
+        return ""
+    usual = "1e-5 to 1e-3 for an adapter" if adapter else "1e-6 to 1e-4"
+    effect = "leaves the model as it is" if rate < least else "destroys the model within a few updates"
+    which = "below" if rate < least else "above"
+    return (
+        f"learner.learning_rate={rate:g} {effect}: it is {which} {least if rate < least else most:g}; usual "
+        f"values are {usual}"
+    )
 
 
 def plan_serving(config: Config, inventory: Inventory | None = None) -> Plan:

@@ -18,13 +18,14 @@ from transformers import Qwen2Config
 import areal
 from areal import api, recipes
 from areal.cli import main
-from areal.config import load_config, settings_on
+from areal.config import load_config, parse_config, settings_on
+from areal.config.settings import LearnerConfig
 from areal.errors import UserError
 from areal.models import resolve_model
 from areal.placement.memory import Shape
 from areal.placement.placement import place
 from areal.recipes.choice import recipe_for
-from areal.runtime.plan import workload
+from areal.runtime.plan import strange_learning_rate, workload
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from models import QWEN2
@@ -231,3 +232,39 @@ def test_a_dry_run_plans_for_gpus_that_are_not_there(
     for wrong in ("24", "0x24", "1x25"):
         assert f"'{wrong}' is not of the form COUNTxSIZE" in said("--dry-run", "--on", wrong)
     assert "give it with --dry-run" in said("--on", "1x24")
+
+
+@pytest.mark.parametrize(
+    ("rate", "rank", "complaint"),
+    [
+        (5.0, 0, "learner.learning_rate=5 destroys the model within a few updates: it is above 0.001; usual"),
+        (5.0, 8, "it is above 0.01; usual values are 1e-5 to 1e-3 for an adapter"),
+        (0.002, 0, "destroys the model"),
+        (1e-10, 0, "learner.learning_rate=1e-10 leaves the model as it is: it is below 1e-09; usual"),
+        (1e-9, 8, "it is below 1e-08"),
+        (1e-3, 0, ""),
+        (1e-2, 8, ""),
+        (0.002, 8, ""),
+        (1e-9, 0, ""),
+    ],
+)
+def test_a_learning_rate_far_from_all_that_train_is_warned_of(rate: float, rank: int, complaint: str):
+    said = strange_learning_rate(LearnerConfig(learning_rate=rate, lora_rank=rank))
+    assert complaint in said
+    assert bool(said) is bool(complaint)
+
+
+def test_what_areal_ships_with_warns_of_no_learning_rate():
+    assert strange_learning_rate(LearnerConfig()) == ""
+    for name in recipes.names():
+        assert strange_learning_rate(parse_config(recipes.read(name)).learner) == "", name
+
+
+def test_a_strange_learning_rate_is_told_with_the_plan(capsys: pytest.CaptureFixture[str]):
+    def printed(*words: str) -> str:
+        with pytest.raises(SystemExit):
+            main(["train", "--env", "math-v1", "--device", "cpu", "--dry-run", *words])
+        return capsys.readouterr().out
+
+    assert "# warning: learner.learning_rate=5 destroys" in printed("learner.learning_rate=5")
+    assert "destroys" not in printed()
