@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from areal.placement.inventory import Inventory
     from areal.runtime.plan import Plan
     from areal.runtime.replay import Replay
+    from areal.runtime.resuming import ResumePoint
     from areal.workers.cluster import Cluster
 
 
@@ -61,9 +63,24 @@ def train(
         from areal.runtime.build import held_cluster  # seconds, in which those processes import, too
         from areal.runtime.run import run_training
 
+        start = None if resume is None else resume_point(resume, resolved)
+        for line in start.notices if start is not None and show else ():
+            print(f"warning: {line}", file=sys.stderr, flush=True)  # while nothing is lost by Ctrl-C
         with held_cluster(resolved) as cluster:
             checked = replace(check(resolved, cluster=cluster), early=early)
-            return _run(run_training(checked, Path(resume) if resume is not None else None, show))
+            return _run(run_training(checked, None if resume is None else Path(resume), show, start))
+
+
+def resume_point(run: str | Path, config: Config) -> ResumePoint:
+    """Return the point at which a run would resume with a configuration, without changing anything.
+
+    Raises:
+        UserError: no such run, nothing to resume from, or nothing left to do.
+    """
+    from areal.runtime.resuming import find_resume_point
+    from areal.telemetry.run_directory import RunDirectory
+
+    return find_resume_point(RunDirectory.open(run), config)
 
 
 def evaluate(

@@ -74,7 +74,8 @@ def _print_plan(given: argparse.Namespace, settings: dict[str, Any]) -> None:
         plan = api.check(config, cluster=cluster, inventory=inventory)
     print(dump_with_origins(config, layers, plan.config), end="")
     rows = table(plan.placement, plan.config.engine.memory)
-    for line in [*plan.remarks, *lines(*rows)]:
+    notices = [] if given.resume is None else api.resume_point(given.resume, config).notices
+    for line in [*plan.remarks, *(f"warning: {notice}" for notice in notices), *lines(*rows)]:
         print(f"# {line}")
 
 

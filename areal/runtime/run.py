@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from areal.runtime.loop import Trainer
 from areal.runtime.monitor import Monitor
 from areal.runtime.plan import Plan
 from areal.runtime.recording import Records
-from areal.runtime.resuming import ResumePoint, find_resume_point, last_update
+from areal.runtime.resuming import ResumePoint, last_update
 from areal.runtime.signals import abandoned_on_signal, on_signals
 from areal.telemetry.logs import capture
 from areal.telemetry.progress import Progress
@@ -30,9 +31,16 @@ from areal.telemetry.scores import best_of
 from areal.telemetry.trackers.tracking import PATIENCE, PATIENCE_AFTER_FAILURE
 from areal.workers.cluster import released
 
+log = logging.getLogger(__name__)
 
-async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
+
+async def run_training(plan: Plan, resume: Path | None, show: bool, start: ResumePoint | None) -> Run:
     """Train according to the plan, in a new run directory or in the resumed one.
+
+    Args:
+        resume: the folder of the resumed run; None: the run is new.
+        show: draw the live display.
+        start: the point at which a resumed run resumes; the user knows its notices.
 
     Raises:
         UserError, EnvironmentFailure, WorkerLost: the run cannot go on; the message says how to resume it if
@@ -40,11 +48,7 @@ async def run_training(plan: Plan, resume: Path | None, show: bool) -> Run:
         Interrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = plan.config
-    if resume is None:
-        directory, start = RunDirectory.create(config), None
-    else:
-        directory = RunDirectory.open(resume)
-        start = find_resume_point(directory, config)
+    directory = RunDirectory.create(config) if resume is None else RunDirectory.open(resume)
     starts = len(directory.starts())
     try:
         return await _train(plan, directory, start, show)
@@ -73,7 +77,7 @@ async def _train(plan: Plan, directory: RunDirectory, start: ResumePoint | None,
         records = Records(directory, progress)
         monitor = Monitor(config, records)
         for line in start.notices if start is not None else ():
-            records.warn_of(line)
+            log.warning("%s", line)
         try:
             async with (
                 heartbeat(terminal),

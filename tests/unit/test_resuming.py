@@ -6,9 +6,11 @@ import asyncio
 import itertools
 import json
 import math
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from scripted import GROUPS, ScriptedEngine, trainer_on
 from scripted import settings as run_settings
 
 import areal
+from areal.cli import main
 from areal.config import Config, parse_config
 from areal.errors import Interrupted, UserError
 from areal.rollout.admission import Admission
@@ -133,7 +136,16 @@ async def test_stale_groups_that_had_finished_are_used_and_those_in_flight_are_c
     assert areal.replay(run.path).verdict == "bitwise identical: 8 updates"
 
 
-async def test_with_other_learner_settings_it_goes_on_from_the_checkpoint(tmp_path: Path):
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    """What a command prints."""
+    with pytest.raises(SystemExit):
+        main(list(words))
+    return capsys.readouterr()
+
+
+async def test_with_other_learner_settings_it_goes_on_from_the_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     config = run_settings(tmp_path, "r", steps=6, checkpoint={"every": 2})
     run = RunDirectory.create(config)
     await killed(run, config, 5)
@@ -144,6 +156,16 @@ async def test_with_other_learner_settings_it_goes_on_from_the_checkpoint(tmp_pa
     (notice,) = point.notices
     assert point.version in (2, 4)
     assert notice.startswith(f"updates {point.version + 1} to 5 are discarded")
+    said = partial(told, capsys, "train", "--resume", str(run.path))
+    # A checkpoint may have been in the making until now.
+    discarded = r"warning: updates \d to 5 are discarded, because .*learner.learning_rate: 5e-05 → 0.001\)"
+    assert re.search(f"# {discarded}", said("learner.learning_rate=1e-3", "--dry-run").out)
+    # Before anything that takes long: here, the agent does not exist.
+    errors = said("learner.learning_rate=1e-3", "agent=none").err.splitlines()
+    assert re.match(discarded, errors[0])
+    assert errors[1].startswith("areal: error: ")
+    assert "discarded" not in said("agent=none").err
+    assert "discarded" not in said("--dry-run").out
     await asynchronous(ScriptedEngine(), run, other, point)
     assert [line["step"] for line in read_metrics(run.path)] == [1, 2, 3, 4, 5, 6]
     assert consumed(run) == list(range(6 * GROUPS))
