@@ -29,12 +29,12 @@ class BrowserGymEnv(gymnasium.Env[str, str]):
     thoughts. Each environment has its own browser, in its own process. Use the agent ``multi-turn``.
 
     Args:
-        task: BrowserGym's id without ``browsergym/``, such as ``miniwob.click-test``, whose package
-            (``browsergym-miniwob``) is installed; or ``path/to/file.py:Task`` or ``module:Task``, a subclass
-            of its ``AbstractBrowserTask``.
+        task: BrowserGym's id without ``browsergym/``, such as ``miniwob.click-test``, which needs the package
+            ``browsergym-miniwob``; or ``path/to/file.py:Task`` or ``module:Task``, a subclass of
+            ``AbstractBrowserTask``.
         options: arguments of BrowserGym's environment: ``task_kwargs``, ``slow_mo``, ``timeout``,
             ``viewport`` …
-        actions: BrowserGym's sets of actions.
+        actions: names of BrowserGym's action sets.
         longest: maximum number of characters of a page in an observation.
         browser: the browser program, such as ``/usr/bin/chromium``; None: the one that ``playwright install``
             installed.

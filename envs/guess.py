@@ -31,9 +31,9 @@ class GuessEnv(gymnasium.Env[str, str]):
     r"""Guess a number in ``\boxed{}``, with a hint after each guess; the reward is 1 if it is found, else 0.
 
     Args:
-        numbers: number of possible numbers, the largest of which is at most 99.
+        numbers: number of possible numbers; the largest is at most 99.
         max_turns: maximum number of guesses.
-        low: the smallest of them; None: a random one in each game, from 1 on.
+        low: the smallest possible number; None: a random one in each game, at least 1.
 
     Raises:
         UserError: a wrong argument.
@@ -49,7 +49,9 @@ class GuessEnv(gymnasium.Env[str, str]):
                 f"guess-v1: numbers={numbers} must be from 2 to {HIGHEST}, and max_turns={max_turns} positive"
             )
         if low is not None and not 1 <= low <= HIGHEST - numbers + 1:
-            raise UserError(f"guess-v1: {numbers} numbers from low={low} on are not all from 1 to {HIGHEST}")
+            raise UserError(
+                f"guess-v1: {numbers} numbers from low={low} on leave the range 1 to {HIGHEST}; change low"
+            )
         self.observation_space = UnicodeText(1000)
         self.action_space = UnicodeText(2**20)
         self.render_mode = render_mode

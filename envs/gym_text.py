@@ -35,7 +35,7 @@ class GymTextEnv(gymnasium.Env[str, str]):
     Args:
         env: the other environment, by any name that training accepts; its actions must be ``Discrete`` or
             ``Text``.
-        options: its keyword arguments.
+        options: keyword arguments of the other environment.
         actions: names of its discrete actions, in order; None: the environment's own names, or else their
             numbers.
         describe: ``path/to/file.py:function`` or ``module:function``, which receives an observation and the

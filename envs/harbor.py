@@ -51,10 +51,10 @@ _checked: set[tuple[str, str]] = set()
 
 
 class HarborEnv(ProblemEnv[HarborTask]):
-    """A task on a machine, whose own tests give the reward.
+    """A task on a machine; the task's own tests give the reward.
 
     Args:
-        tasks: a folder of tasks in Harbor's format, or one of them.
+        tasks: a folder of tasks in Harbor's format, or the folder of one task.
         split: split from which a reset without an index draws, ``train`` or ``test``.
         max_turns: maximum number of actions in an episode; after the last one, the machine is judged as it
             is.

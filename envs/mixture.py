@@ -50,12 +50,12 @@ class Member:
 
 
 class MixtureEnv(gymnasium.Env[str, str]):
-    """Several environments as one; ``info["env"]`` names the one of the problem.
+    """Several environments as one; ``info["env"]`` names the environment of the problem.
 
     Args:
-        members: for each ``{"env": ..., "weight": 2, "options": {...}, "name": ..., "after": 0}``; all keys
-            but ``env`` are optional. Weights are whole numbers. A member joins after ``after`` problems of a
-            run, so that easy ones can come first.
+        members: a list of ``{"env": ..., "weight": 2, "options": {...}, "name": ..., "after": 0}``; all keys
+            except ``env`` are optional. Weights are whole numbers. A member joins after ``after`` problems of
+            a run, so that easy environments can come first.
         split: split from which a reset without an index draws, ``train`` or ``test``.
 
     Raises:

@@ -28,7 +28,8 @@ class OpenEnv(gymnasium.Env[str, str]):
     Args:
         url: address of the server, such as ``http://localhost:8000``.
         says: the field of the action for the response; None: the only suitable one in the server's schema.
-        field: the field of the observation to show, or a list of fields; None: likewise.
+        field: the field of the observation to show, or a list of fields; None: the only field, or the only
+            text field.
         action: values of other fields in every action.
         task: text at the beginning of the first observation, for servers that do not describe the task.
         options: arguments of every reset besides the seed.

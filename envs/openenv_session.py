@@ -30,7 +30,7 @@ _CONNECT = 10.0
 _GOODBYE = 1.0
 """Time limit for closing a connection, in seconds."""
 _LARGEST = 2**26
-"""Maximum bytes of a message."""
+"""Maximum number of bytes of a message."""
 _idle: set[OpenEnvSession] = set()
 """Sessions of this process without a running episode; they end if a server has no more sessions."""
 _lock = threading.Lock()

@@ -32,11 +32,12 @@ class PettingZooEnv(GameEnv):
     Args:
         env: ``path/to/file.py:NAME`` or ``module:NAME`` of a class or function that creates the game, such as
             ``pettingzoo.classic.tictactoe_v3:env``.
-        options: its keyword arguments.
-        actions: names of its discrete actions, in order; None: their numbers.
+        options: keyword arguments of the game.
+        actions: names of the game's discrete actions, in order; None: their numbers.
         describe: ``path/to/file.py:function`` or ``module:function``; the function receives an observation
             and the game (``unwrapped``; ``agent_selection`` is the player who sees it), and returns text.
-        task: text at the start of each player's first observation, before the player's name; empty: neither.
+        task: text at the start of each player's first observation, before the player's name; empty: the
+            observation contains neither.
         forfeit: reward of a player who names no legal action.
         opponent: opponent on the other sides in training: ``self`` (the model), ``random`` (any legal
             action), ``path/to/file.py:function``, or an endpoint, ``URL#MODEL``.

@@ -23,7 +23,7 @@ class ReasoningGymEnv(ProblemEnv[Question]):
 
     Args:
         dataset: name of the data set, such as ``chain_sum`` or ``countdown``.
-        size: number of questions in each split; the hash of its text assigns a question to a split.
+        size: number of questions in each split; the hash of a question's text determines its split.
         split: the split from which a reset without an index draws, ``train`` or ``test``.
         options: settings of the data set.
 

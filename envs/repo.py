@@ -28,7 +28,7 @@ from areal.sandbox.shared import shared_sandbox
 from areal.spans import span
 
 LONGEST = 8000
-"""Maximum characters of an observation after the first."""
+"""Maximum number of characters of an observation after the first."""
 FOLDER = "/tmp/repository"
 """The folder of the files in the sandbox while code runs."""
 _RUNNER = Path(__file__).with_name("repo_runner.py").read_text(encoding="utf-8")
@@ -60,17 +60,18 @@ class RepoEnv(ProblemEnv[RepoTask]):
     """Solves an issue in a repository; the reward is 1 if all required hidden tests pass, else 0.
 
     Args:
-        tasks: a folder of tasks (areal.envs.repo_tasks); None: the ten that are included in areal.
+        tasks: a folder of tasks (areal.envs.repo_tasks); None: the ten tasks that ship with areal.
         split: the split from which a reset without an index draws, ``train`` or ``test``.
-        max_turns: maximum actions of an episode; after the last one, the repository is judged as it is.
+        max_turns: maximum number of actions in an episode; after the last one, the repository is judged as it
+            is.
         partial: give the share of the ``fail_to_pass`` tests that pass, instead of all or nothing.
         describe_tools: describe the tools in the observation, for agents that do not.
         show_files: include all files in the first observation, for agents that answer once.
         sandbox: the sandbox that runs the code: ``local``, ``container``, ``e2b`` or a registered one.
         allow_weak: accept a weak local sandbox if this host has no strong one.
         time_limit: time limit of one hidden test, and of one run of the visible tests, in seconds.
-        packages: packages that code can import besides the standard library, such as ``[numpy]``; default:
-            none.
+        packages: packages that code can import besides the standard library, such as ``[numpy]``; none by
+            default.
 
     Raises:
         UserError: the tasks cannot be read, an argument is wrong, or this host has no sandbox.

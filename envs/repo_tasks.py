@@ -25,7 +25,7 @@ from areal.envs.task_folders import read_files, read_tasks, read_text
 from areal.errors import UserError
 
 SHIPPED = Path(__file__).with_name("repositories")
-"""The tasks that are included in areal."""
+"""The tasks that ship with areal."""
 MARK = "issue.md"
 Kind = Literal["fail_to_pass", "pass_to_pass"]
 _KINDS: tuple[Kind, ...] = ("fail_to_pass", "pass_to_pass")

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from areal.envs.tool_calls import ToolError, ToolSpec
 
 LARGEST_FILE = 256 << 10
-"""Maximum characters of a file."""
+"""Maximum number of characters of a file."""
 LARGEST = 1 << 20
-"""Maximum characters of all files together."""
+"""Maximum number of characters of all files together."""
 MOST_FILES = 200
 MOST_HITS = 50
 LONGEST_READ = 400
-"""Maximum lines that one call shows."""
+"""Maximum number of lines that one call shows."""
 _LONGEST_PATH = 200
 
 

@@ -39,7 +39,7 @@ _OPEN = re.compile(r".*[\[{]|\[.*,")
 _AROUND = ("data", "rows", "examples", "problems", "questions")
 """Names under which a file that is one object on one line may contain rows."""
 _LONGEST_CELL = 2**30
-"""Maximum characters of a CSV cell; Python's own limit is 131,072."""
+"""Maximum number of characters of a CSV cell; Python's own limit is 131,072."""
 
 
 def read_rows(path: Path) -> Iterator[tuple[Row, str]]:

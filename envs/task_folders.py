@@ -11,7 +11,7 @@ from areal.errors import UserError
 
 T = TypeVar("T", bound=HasProblem)
 LARGEST = 2 << 20
-"""Maximum bytes of all files of a folder."""
+"""Maximum number of bytes of all files of a folder."""
 
 
 def read_tasks(env: str, place: str | Path, mark: str, read: Callable[[Path], T]) -> dict[str, list[T]]:

@@ -17,7 +17,7 @@ _MOST = 15
 
 
 class TextArenaEnv(GameEnv):
-    """Plays a game of TextArena; each player's reward is the game's, at its end.
+    """Plays a game of TextArena; at its end, the game gives each player a reward.
 
     An observation contains the messages of the game and of other players since the player's last move. Games
     use Python's global random generator, so each runs in its own process. Use the agent ``multi-turn``.

@@ -17,7 +17,7 @@ class Option:
 
     Attributes:
         default: the default as Python code; None: the option is required.
-        help: the description in the docstring; empty if there is none.
+        help: the description in the docstring, without double backquotes; empty if there is none.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Description:
 
     Attributes:
         name: its id, or the name by which it was found.
-        summary: the first line of its docstring.
+        summary: the first line of its docstring, without double backquotes.
         place: the location of its code, ``module:Class``.
         options: the arguments of its constructor.
     """
@@ -45,7 +45,7 @@ class Description:
 def describe(name: str, spec: Any) -> Description:
     """Describe an environment by its Gymnasium specification, which has a callable entry point."""
     make = inspect.unwrap(spec.entry_point)  # describe an adapted environment, not its adapter
-    doc = _own_doc(make)
+    doc = _own_doc(make).replace("``", "")
     helps = _arguments(doc)
     options = tuple(
         Option(p.name, _default(p, spec.kwargs), helps.get(p.name, ""))

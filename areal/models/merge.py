@@ -15,7 +15,7 @@ from areal.models.resolve import resolve_model
 from areal.models.sight import auto_class, saved_beside
 
 _SHOWN = 300
-"""Maximum characters that are shown of an error of peft."""
+"""Maximum number of characters that are shown of an error of peft."""
 
 
 def merge_adapter(adapter: str | Path, folder: str | Path) -> str:

@@ -18,7 +18,7 @@ _HUB_PART = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 def resolve_model(name: str) -> str:
     """Return the name for ``transformers`` and vLLM: an absolute folder, or the hub id unchanged.
 
-    ``'starter'`` is the model that is included in areal. A folder must contain a complete model. A run
+    ``'starter'`` is the model that ships with areal. A folder must contain a complete model. A run
     directory stands for the ``model`` folder inside it or, if the run is not finished, for that of its last
     checkpoint. Nothing is downloaded.
 
