@@ -150,6 +150,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     make_record(folder / "sessions.jsonl")
     (folder / "runs/latest/config.yaml").write_text("steps: 100\n")
+    (folder / "runs/latest/starts.jsonl").write_text('{"step": 1}\n')
     for name in ("examples", "scripts", "benchmarks", "docs"):
         (folder / name).symlink_to(ROOT / name)
     return folder
