@@ -107,7 +107,7 @@ class ToolBox:
         if late >= self._max_abandoned:
             raise UserError(
                 f"{late} calls of tools, such as '{name}', have not returned after twice their time limit "
-                f"of {self._time_limit:g} s; give the work in them a time limit"
+                f"of {self._time_limit:g} s; set time limits in the tools"
             )
 
 

@@ -106,8 +106,8 @@ class CodeVerifier:
 
     Args:
         sandbox: where the code runs.
-        limits: of each run.
-        comparison: how results are compared with expected ones; assertions and checks compare themselves.
+        limits: limits of each run.
+        comparison: how results are compared with expected ones; not used for assertions and checks.
         partial: the score is the share of passed cases, instead of all or nothing.
         retries: number of repetitions of a run that failed because of the sandbox.
 

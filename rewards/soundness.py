@@ -92,10 +92,7 @@ def _check_complaint(tests: CheckTests) -> str | None:
         return None
     missing = check.free - _Names(tests.prompt).bound - {entry, "candidate"}
     if missing:
-        return (
-            f"its test needs {min(missing)}, which only the answer defines, and neither the test nor the "
-            "prompt"
-        )
+        return f"its test needs {min(missing)}, which only the answer defines, not the test or the prompt"
     return None
 
 

@@ -50,7 +50,9 @@ def name_what_is_in(file: str, what: str, wanted: Callable[[Any], bool]) -> User
     ]
     if not found:
         return UserError(f"'{file}' has no {what}; name one that it defines, as in {file}:NAME")
-    return UserError(f"name the {what} in it, as in {file}:{found[0]} (it has {', '.join(found)})")
+    return UserError(
+        f"'{file}' is a file; name the {what}, as in {file}:{found[0]} (it has {', '.join(found)})"
+    )
 
 
 def load_module(place: str, name: str) -> Any:

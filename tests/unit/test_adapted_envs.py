@@ -104,7 +104,7 @@ def test_what_makes_gymnasium_s_is_left_as_it_is(coins: str):
         (":NoEnv", "is not an environment; make it a subclass of gymnasium.Env, or give it reset and step"),
         (":none", "is not an environment: it creates a dict without reset or step"),
         (":one", "creates one environment, but several are needed at the same time; name its class"),
-        ("", "name the environment in it, as in .*coins.py:Coin .it has Coin."),
+        ("", "name the environment, as in .*coins.py:Coin .it has Coin."),
     ],
 )
 def test_what_is_none(coins: str, name: str, complaint: str):

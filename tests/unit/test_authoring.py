@@ -435,7 +435,7 @@ def test_a_class_in_a_file(tmp_path: Path):
         ("areal.errors:UserError", "is not an environment; make it a subclass"),
         ("math-v2", "did you mean 'math-v1'"),
         ("none.py", "the file 'none.py' does not exist"),
-        (__file__, "name the environment in it, as in .*test_authoring.py:Good .it has Good, Known"),
+        (__file__, "name the environment, as in .*test_authoring.py:Good .it has Good, Known"),
     ],
 )
 def test_what_cannot_be_found(name: str, complaint: str):
@@ -450,7 +450,7 @@ def test_a_file_alone_is_answered_with_what_it_has(tmp_path: Path):
     name = f"{tmp_path}/only_agents.py"
     with pytest.raises(UserError, match="has no environment; name one that it defines"):
         find_env(name)
-    with pytest.raises(UserError, match=r"name the agent in it, as in .*only_agents.py:Mine .it has Mine."):
+    with pytest.raises(UserError, match=r"name the agent, as in .*only_agents.py:Mine .it has Mine."):
         find_agent(name)
     (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(UserError, match="No module named 'nothing_of_that_name'"):
