@@ -67,7 +67,7 @@ def test_data_alone(folder: Path):
     rules = {n: check.RULES[n] for n in (check.FIRST, "determinism", "hidden answers", "hostile actions")}
     findings = check.check_env(lambda: make_env(name), rules=rules)
     assert [str(f) for f in findings if f.verdict != "passed"] == []
-    assert "rows.jsonl: 56 problems" in findings[0].message
+    assert "rows.jsonl: 56 training problems" in findings[0].message
 
 
 @pytest.mark.parametrize(
