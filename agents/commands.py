@@ -81,7 +81,7 @@ async def _ended(process: asyncio.subprocess.Process, written: tuple[IO[bytes], 
 
 
 def kill_group(leader: int) -> None:
-    """Kill a process and those that it started, which are in its group unless they left it on purpose."""
+    """Kill a process and its descendants, which are in its process group unless they left it on purpose."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:  # all of them have ended

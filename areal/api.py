@@ -101,9 +101,9 @@ def evaluate(
             endpoint are kept.
         run: a run directory; its model, environment, agent and settings apply unless others are given.
         config: as in :func:`train`.
-        overrides: likewise.
-        show: likewise.
-        settings: likewise.
+        overrides: as in :func:`train`.
+        show: as in :func:`train`.
+        settings: as in :func:`train`.
 
     Raises:
         UserError: bad input.
@@ -156,9 +156,9 @@ def evaluate_benchmarks(
         resume: the folder of a stopped evaluation, which resumes with its settings; only ``placement`` and
             ``ray`` can be given in ``settings``.
         config: as in :func:`train`.
-        overrides: likewise.
-        show: likewise.
-        settings: likewise; they override the settings of a benchmark.
+        overrides: as in :func:`train`.
+        show: as in :func:`train`.
+        settings: as in :func:`train`; they override the settings of a benchmark.
 
     Raises:
         UserError: bad input.
@@ -176,7 +176,7 @@ def evaluate_benchmarks(
         given = settings_of_run(run, config, overrides, settings, own_env=not benchmarks)
     else:
         given = merged_settings(config, overrides, settings)
-        if not benchmarks and resume is None:  # those limit the length of responses themselves
+        if not benchmarks and resume is None:  # a benchmark itself sets the length of responses
             given = settings_on(recipe_for(given, training=False), given)
     found = None if data is None else absolute(str(data))
     request, path = open_evaluation(

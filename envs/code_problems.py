@@ -217,7 +217,7 @@ def _mbpp(row: dict[str, Any], text: str) -> CodeProblem:
 
 
 def _called_first(text: str) -> str | None:
-    """Return the first name that an assertion calls and that is not a builtin, or else any that it calls."""
+    """Return the first name that an assertion calls, a builtin only if it calls no other name."""
     names = _called(ast.parse(text.strip()))
     return next((name for name in names if name not in vars(builtins)), names[0] if names else None)
 

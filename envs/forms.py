@@ -38,7 +38,7 @@ REFERENCES = (
     *("solution", "response", "label", "target", "targets", "output", "completion"),
     *("extra_info.ground_truth", "extra_info.answer", "verifier_metadata.expected_answer"),
 )
-"""Fields for the expected answer: from those that are used for judging to those that merely contain it."""
+"""Fields for the expected answer: first fields for judging, last fields that merely contain the answer."""
 _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),

@@ -48,12 +48,12 @@ class Comparison:
         tuples_are_lists: treat ``(1, 2)`` and ``[1, 2]`` as equal, as benchmarks in JSON must.
         keys_are_text: treat ``{1: 2}`` and ``{"1": 2}`` as equal, for the same reason.
         nan_is_nan: treat two NaNs as equal.
-        output: how the outputs of programs are compared. ``"lines"``: line by line, without space at the ends
-            of lines and empty lines at the end; with a tolerance, words that are numbers may differ within
-            it. ``"words"``: likewise, without all empty lines and all space between words; a number need not
-            be written as expected. ``"decimals"``: line by line, without space around lines and around the
-            whole; lines that consist of numbers may write them differently (``2.0`` for ``2``), without a
-            tolerance.
+        output: how the outputs of programs are compared. ``"lines"``: line by line; space at the ends of
+            lines and empty lines at the end do not matter. With a tolerance, words that are numbers may
+            differ within it. ``"words"``: word by word in each line; empty lines and the amount of space do
+            not matter, and a number need not be written as expected. ``"decimals"``: line by line; space
+            around lines and around the whole does not matter. Lines that consist of numbers may write them
+            differently (``2.0`` for ``2``), without a tolerance.
     """
 
     relative: float = 0.0

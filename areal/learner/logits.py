@@ -56,8 +56,8 @@ def scores(
     """Score tokens under p = softmax(hidden · weightᵀ / temperature).
 
     Args:
-        hidden: ``[K, d]``; the loss is differentiable with respect to it.
-        weight: ``[V, d]``, the weight of the output layer; likewise differentiable.
+        hidden: ``[K, d]``; the loss is differentiable in it.
+        weight: ``[V, d]``, the weight of the output layer; the loss is differentiable in it, too.
         targets: int64 ``[K]``.
         temperature: temperature of the sampling distribution.
         loss: loss of each token; None: no gradient is needed.

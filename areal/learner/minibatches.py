@@ -36,7 +36,7 @@ class MicroBatch:
         of_sequences: advantages of the sampled tokens of each sequence; None: the critic estimates them.
         returns: ``[K]``, targets of the critic, once they are known.
         prox: ``[K]``, log-probabilities under π_prox, once they are known.
-        reference: ``[K]``, log-probabilities under the reference model, likewise.
+        reference: ``[K]``, log-probabilities under the reference model, once they are known.
         looked_at: trajectories whose values are kept: the index in the batch, and the slice of the K tokens.
         counts: false for a micro-batch that only keeps a rank in step with the others; its shares are 0.
     """
