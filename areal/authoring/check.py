@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from areal.authoring import leaks, rules, watch
+from areal.authoring import guesses, leaks, rules, watch
 from areal.authoring.subject import Broken, NoText, Subject, Unknown
 from areal.authoring.watch import LOCK, CallWatch, Hang
 from areal.errors import EnvironmentFailure, UserError, explained
@@ -28,6 +28,7 @@ RULES: dict[str, Callable[[Subject], str]] = {
     "rewards": rules.rewards_are_whole,
     "solutions": rules.solutions_earn,
     "hidden answers": leaks.answers_are_hidden,
+    "guesses": guesses.guesses_are_chance,
     "hostile actions": leaks.hostile_actions_fail,
     "threads": rules.threads_agree,
     "throughput": rules.is_fast,

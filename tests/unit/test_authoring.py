@@ -19,6 +19,7 @@ from areal.agents.interface import Env, Model, Step, Tool
 from areal.authoring import check, commands
 from areal.authoring.check import Finding, check_env
 from areal.authoring.describe import describe
+from areal.authoring.guesses import choices_in
 from areal.authoring.play import Show, ShownAgent, play_person
 from areal.authoring.scaffold import write_package
 from areal.cli import main
@@ -305,6 +306,116 @@ class Game(Good):
 class SolvedGame(Game):
     def solution(self) -> str:
         return self.expected
+
+
+class Choices(Good):
+    """Asks for the letter of one of four numbers, each as often as the others."""
+
+    example, wanted = "such as Answer: X.", "Answer: {}"
+
+    def prompt(self, a: int, b: int) -> str:
+        self.expected = self.letter()
+        listed = "\n".join(f"{letter}) {a + i}" for i, letter in enumerate("ABCD"))
+        return f"What is {a} + {b}?\n{listed}\nAnswer with a letter, {self.example.format(self.expected)}"
+
+    def letter(self) -> str:
+        return self.draw.choice("ABCD")
+
+    def score(self, action: str) -> float:
+        return float(action == self.wanted.format(self.expected))
+
+
+def mostly(letter: str, share: float) -> Callable[[Choices], str]:
+    return lambda self: letter if self.draw.random() < share else Choices.letter(self)
+
+
+def in_form(self: Choices, action: str) -> float:
+    """A part for a letter of the right form, and the rest for the right letter."""
+    return 0.9 * Choices.score(self, action) + 0.1 * (action in [f"Answer: {letter}" for letter in "ABCD"])
+
+
+def capital(self: Good, a: int, b: int) -> str:
+    self.expected = f"San {'Juan' if a % 4 else 'José'} {b}"
+    return f"Name a city near {a}. Hint: {self.expected}."
+
+
+def yes_or_no(self: Good, a: int, b: int) -> str:
+    self.expected = self.draw.choice(["yes", "no"])
+    return f"Does {a} suit {b}? Answer yes or no."
+
+
+def quoted(self: Good, a: int, b: int) -> str:
+    self.expected = self.draw.choice([f"x{a}", f"y{b}"])
+    return f'Which is better, "x{a}" or "y{b}"?'
+
+
+def last_line(self: Good, a: int, b: int) -> str:
+    return f"{a} + {b} is?\n{a} of {b}\nit is {self.expected}"
+
+
+@pytest.mark.parametrize(
+    ("base", "methods", "words"),
+    [
+        (
+            Choices,
+            {"example": 'such as "Answer: {}".'},
+            ["copied, such as 'Answer: ", "32 of 32 problems (100%)"],
+        ),
+        (Choices, {"example": "such as Answer: {}"}, ["an example in the prompt", "chance is about 25%"]),
+        (
+            Choices,
+            {"example": r"such as \boxed{{{}}}", "wanted": r"\boxed{{{}}}"},
+            ["an example in the prompt", "32 of 32 problems"],
+        ),
+        (Choices, {"letter": mostly("A", 1)}, ["the same answer, 'Answer: A', earns", "32 of 32", "balance"]),
+        (
+            Choices,
+            {"letter": mostly("C", 0.7)},
+            ["the same answer, 'Answer: C', earns", "chance is about 25%"],
+        ),
+        (Choices, {"letter": mostly("C", 0.7), "score": in_form}, ["the same answer, 'Answer: C', earns"]),
+        (Good, {"prompt": capital}, ["the text after the last colon", "such as 'San ", "32 of 32"]),
+        (
+            Good,
+            {"prompt": last_line, "score": lambda self, action: float(action == f"it is {self.expected}")},
+            ["the last line of the prompt, copied, such as 'it is ", "32 of 32", "chance is about 50%"],
+        ),
+        (Choices, {}, []),
+        (Choices, {"example": 'such as "Answer: A".'}, []),
+        (Choices, {"score": in_form}, []),
+        (Choices, {"letter": mostly("C", 0.1)}, []),
+        (Good, {"prompt": yes_or_no}, []),
+        (Good, {"prompt": quoted}, []),
+        (Good, {}, []),
+        (Known, {}, []),
+        (Game, {}, []),
+        (Good, {"count": lambda self, split: 3, "prompt": yes_or_no}, []),
+    ],
+)
+def test_a_guess_that_is_right_far_beyond_chance_is_told(base: type[Good], methods: Any, words: list[str]):
+    findings = check_env(broken("Guessed", base, **methods), rules=of("guesses"))
+    warnings = [finding.message for finding in findings if finding.verdict == "warning"]
+    assert failures(findings) == {}
+    assert len(warnings) == bool(words), warnings
+    for word in words:
+        assert word in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "choices"),
+    [
+        ("Which?\nA) x\nB) y\nC) z", "ABC"),
+        ("Which? (a) x (b) y", "ab"),
+        ("Which? 1. x 2. y", "12"),
+        ("Is it so? Answer Yes or no.", ("Yes", "no")),
+        ("Plan A: x", ""),
+        ("What is 1.5 + 2. Say.", ""),
+        ("B) x C) y", ""),
+        ("Nobody knows yesterday.", ""),
+    ],
+)
+def test_choices_of_a_prompt(prompt: str, choices: Sequence[str]):
+    assert choices_in(prompt) == list(choices)
 
 
 class OneTurn(Good):
