@@ -60,12 +60,12 @@ def train(
     require_trackers(resolved.trackers)  # :func:`check` does, too, but only once processes have started
 
     with started_early(resolved) as early:
-        from areal.runtime.build import held_cluster  # seconds, in which those processes import, too
+        from areal.runtime.build import held_cluster  # takes seconds, while those processes import, too
         from areal.runtime.run import run_training
 
         start = None if resume is None else resume_point(resume, resolved)
         for line in start.notices if start is not None and show else ():
-            print(f"warning: {line}", file=sys.stderr, flush=True)  # while nothing is lost by Ctrl-C
+            print(f"warning: {line}", file=sys.stderr, flush=True)  # while Ctrl-C loses nothing
         with held_cluster(resolved) as cluster:
             checked = replace(check(resolved, cluster=cluster), early=early)
             return _run(run_training(checked, None if resume is None else Path(resume), show, start))

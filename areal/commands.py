@@ -50,7 +50,7 @@ def train(given: argparse.Namespace) -> None:
         config=given.config, overrides=given.overrides, resume=given.resume, show=True, **settings
     )
     if run.before and run.after:
-        # A model whose responses all earn 0 says nothing of other rewards.
+        # If all rewards before training are 0, they do not show whether the score is an accuracy.
         measure = run.after.measure if run.before.measure == "accuracy" else run.before.measure
         print(f"held-out {measure}: {run.before.accuracy:.3f} before, {run.after.accuracy:.3f} after")
     path = shlex.quote(str(run.path))

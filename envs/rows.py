@@ -35,7 +35,7 @@ _NO_DATA = {
 _CONVERT = "convert it, for example with iconv -t UTF-8"
 _BOM = "\ufeff"
 _OPEN = re.compile(r".*[\[{]|\[.*,")
-"""A line that ends within an array or an object that goes on, such as the first one of a JSON file."""
+"""A line that ends within an array or an object, such as the first line of a JSON file."""
 _AROUND = ("data", "rows", "examples", "problems", "questions")
 """Names under which a file that is one object on one line may contain rows."""
 _LONGEST_CELL = 2**30
@@ -266,7 +266,7 @@ def _parse(line: str, where: str, later: Iterable[tuple[int, str]]) -> Any:
     except (ValueError, RecursionError) as error:
         column, why = _fault(error)
         others = sum(_value(text) is None for _, text in later)
-        more = f", and so {'are' if others > 1 else 'is'} {others:,} more" if others else ""
+        more = f", like {others:,} later line{'s' * (others > 1)}" if others else ""
         what = "them" if others else "the line"
         raise UserError(f"{where}{column}: not valid JSON ({why}){more}; fix or remove {what}") from error
 

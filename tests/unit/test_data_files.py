@@ -120,12 +120,12 @@ def test_files(name: str, tmp_path: Path):
         (
             "d.jsonl",
             LINES.encode() + b'{"problem"}\n' + LINES.encode() + b"{\n",
-            r"line 31, column 11: not valid JSON \(Expecting ':' delimiter\), and so is 1 more; fix or",
+            r"line 31, column 11: not valid JSON \(Expecting ':' delimiter\), like 1 later line; fix or",
         ),
         (
             "d.jsonl",
             LINES.encode() + b"{\n{\n{\n",
-            "line 31, column 2: .*, and so are 2 more; fix or remove them",
+            "line 31, column 2: .*, like 2 later lines; fix or remove them",
         ),
         (
             "d.jsonl",
