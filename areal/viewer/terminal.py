@@ -91,6 +91,8 @@ def _row(run: RunSummary) -> list[str]:
     if run.error:
         return [run.path.name, "unknown", "", "", "", run.error, ""]
     reward, score = ("" if x is None else f"{x:.3f}" for x in (run.reward, run.accuracy))
-    if score and run.scored is not None:
-        score += f" after update {run.scored}" if run.scored else " before training"
+    if score and run.scored == 0:
+        score += " before training"
+    elif score and run.scored != run.step:  # without a label, it is of the weights of the last update
+        score += f" after update {run.scored}"
     return [run.path.name, run.state, f"{run.step} of {run.steps}", reward, score, run.env, run.model]

@@ -178,8 +178,10 @@ def test_runs_are_listed_the_newest_last(run: RunDirectory, capsys: pytest.Captu
     assert (last.step, last.steps, last.reward, last.accuracy) == (2, 4, 0.5, 0.25)
     listed = output(capsys, "runs", str(folder))
     assert all(name in listed for name in ("r0", "r3", "it", "2 of 4", "0.500"))
-    assert re.search(rf"it .* 0\.250 after update {last.scored}", listed)
-    path = folder / "r3"
-    RunDirectory(path).log_metrics({"step": 0, "eval/it/avg@1": 0.125})
-    assert re.search(r"r3 .* 0\.125 before training", output(capsys, "runs", str(folder)))
-    assert [each["reward"] for each in json.loads(output(capsys, "runs", str(folder), "--json"))][-1] == 0.5
+    assert re.search(r"it .* 0\.250 +│ math-v1", listed)
+    run.log_metrics({"step": 3, "reward/mean": 0.75})
+    RunDirectory(folder / "r3").log_metrics({"step": 0, "eval/it/avg@1": 0.125})
+    listed = output(capsys, "runs", str(folder))
+    assert re.search(r"it .* 0\.250 after update 2", listed)
+    assert re.search(r"r3 .* 0\.125 before training", listed)
+    assert [each["reward"] for each in json.loads(output(capsys, "runs", str(folder), "--json"))][-1] == 0.75
