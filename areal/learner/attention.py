@@ -1,8 +1,7 @@
 """Causal attention within each of the sequences that are packed into one row, in two ways.
 
-- Variable length, in 16 bits on a GPU: kernels that know where sequences begin and end, without padding. The
-  kernel is flash-attn's if it is installed, otherwise PyTorch's. FlashAttention 4's is faster on Hopper; runs
-  do not choose it until its gradients have passed the tests there.
+- Variable length, in 16 bits on a GPU: kernels that know where sequences begin and end, without padding
+  (:func:`varlen_kernel`).
 - Runs of similar lengths, everywhere else: PyTorch's plain attention on a rectangle for each run.
 
 The row contains a prompt that several sequences share once. Its queries belong to the first of these
@@ -113,6 +112,8 @@ class Kernel:
     attend: Callable[..., torch.Tensor]
 
 
+FLASH4_SIZES = (32, 64, 128)
+"""Head sizes for which FlashAttention 4 is tested."""
 PADDED = "PyTorch's, in runs of similar lengths"
 """Name of the attention without such a kernel."""
 
@@ -267,15 +268,24 @@ def _varlen(
     )
 
 
-def varlen_kernel() -> Kernel:
-    """Return the kernel for 16 bits on a GPU: flash-attn's if it is installed, otherwise PyTorch's."""
+def varlen_kernel(head_dim: int, device: torch.device) -> Kernel:
+    """Return the kernel for 16 bits on a GPU.
+
+    It is FlashAttention 4 on Hopper for the sizes that the tests cover, then flash-attn, then PyTorch's; the
+    first two only if they are installed.
+    """
+    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability(device)[0] == 9
+    if hopper and head_dim in FLASH4_SIZES and _installed("flash_attn.cute.interface"):
+        return flash4_kernel()
+    # A file of flash-attn itself: FlashAttention 4, a different package, creates a folder of that name, too.
+    return flash_kernel() if _installed("flash_attn.flash_attn_interface") else torch_kernel()
+
+
+def _installed(module: str) -> bool:
     try:
-        # Check a file of flash-attn itself: FlashAttention 4, a different package, creates a folder of that
-        # name, too.
-        installed = importlib.util.find_spec("flash_attn.flash_attn_interface") is not None
+        return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:
-        installed = False
-    return flash_kernel() if installed else torch_kernel()
+        return False
 
 
 def flash4_kernel() -> Kernel:

@@ -32,6 +32,13 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for part, peak in _PEAKS.items() if part in name), None)
 
 
+def head_size(config: Any) -> int:
+    """Return the size of an attention head's queries and keys, by the configuration of a language model."""
+    if hasattr(config, "qk_rope_head_dim"):  # multi-head latent attention
+        return config.qk_nope_head_dim + config.qk_rope_head_dim
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 class FlopCounter:
     """Counts the operations of a model's passes, as PaLM's appendix B does (arXiv 2204.02311).
 
@@ -45,8 +52,7 @@ class FlopCounter:
         layers = decoder_layers(model)
         self._trunk = sum(p.numel() for layer in layers for p in layer.parameters() if p.ndim >= 2)
         self._head = model.get_output_embeddings().weight.numel()
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self._attention = 2 * len(layers) * config.num_attention_heads * head_dim
+        self._attention = 2 * len(layers) * config.num_attention_heads * head_size(config)
 
     def forward(self, tokens: int, predicted: int, pairs: int) -> int:
         """Return the operations of a forward pass.

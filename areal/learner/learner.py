@@ -24,7 +24,7 @@ from areal.learner.attention import PADDED, Kernel, changes_scores, varlen_kerne
 from areal.learner.checkpoint_names import as_in_checkpoints, kept_buffers
 from areal.learner.critic import Critic
 from areal.learner.dummy_batch import dummy_batch
-from areal.learner.flops import FlopCounter, peak_flops
+from areal.learner.flops import FlopCounter, head_size, peak_flops
 from areal.learner.logits import Scores
 from areal.learner.metrics import Sums
 from areal.learner.minibatches import MicroBatch, Splitter
@@ -95,7 +95,7 @@ class Learner:
             policy, settings, self._device, named=self.model, rounded=not self.adapted
         )
         if kernel is None and uses_varlen(settings, self._device):
-            kernel = varlen_kernel()
+            kernel = varlen_kernel(head_size(self.model.config.get_text_config()), self._device)
         # Kernels of variable length only support plain scores.
         self._kernel = None if changes_scores(self.model) else kernel
         self._splitter = Splitter(

@@ -182,7 +182,11 @@ def test_another_package_in_the_folder_flash_attn_is_not_taken_for_flash_attn(tm
     """As FlashAttention 4 is installed, which has no such functions."""
     (tmp_path / "flash_attn" / "cute").mkdir(parents=True)
     (tmp_path / "flash_attn" / "cute" / "__init__.py").touch()
-    code = "from areal.learner.attention import varlen_kernel; print(varlen_kernel().name)"
+    code = """
+import torch
+from areal.learner.attention import varlen_kernel
+print(varlen_kernel(96, torch.device(0)).name)
+"""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert found.stdout.strip() == torch_kernel().name, found.stderr
@@ -228,7 +232,7 @@ def test_variable_length_attention_is_the_padded_one(
 def test_a_model_says_the_same_with_each_attention():
     members, device = batch(3, groups=4).trajectories, torch.device("cuda")
     learner = Learner(resolve_model("starter"), LearnerConfig(compile=False), "cuda", 1.0)
-    ours = varlen_kernel()
+    ours = varlen_kernel(32, device)
     found = [learner.policy(pack(members, device, kernel), 1.0).logprobs for kernel in (ours, None)]
     assert (found[0] - found[1]).abs().mean() < 0.02
     other = learner.policy(pack(members, device, torch_kernel()), 1.0).logprobs
