@@ -185,7 +185,7 @@ def test_another_package_in_the_folder_flash_attn_is_not_taken_for_flash_attn(tm
     code = """
 import torch
 from areal.learner.attention import varlen_kernel
-print(varlen_kernel(96, torch.device(0)).name)
+print(varlen_kernel(96, torch.device("cuda:0")).name)
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
