@@ -9,6 +9,7 @@ in 16 bits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,38 +70,73 @@ def scaled_factors(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
 def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     base = layer.base_layer
     parts = base.parts if isinstance(base, QuantisedBase) else (base.weight,)
-    return _Product.apply(x, base.bias, *scaled_factors(layer), layer.fan_in_fan_out, *parts)
+    a, b = scaled_factors(layer)
+    output: torch.Tensor = _product(x, base.bias, a, b, layer.fan_in_fan_out, list(parts))
+    return output
 
 
-def _whole(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, parts: Any) -> torch.Tensor:
-    """Return the merged weight in the type of ``x``."""
+def _whole(
+    a: torch.Tensor, b: torch.Tensor, lies_other_way: bool, parts: Sequence[torch.Tensor], dtype: torch.dtype
+) -> torch.Tensor:
+    """Return the merged weight ``[out, in]``."""
     weight = parts[0] if len(parts) == 1 else dequantised(*parts)
-    return merge(weight, a, b).to(x.dtype)
+    whole = merge(weight, a, b).to(dtype)
+    return whole.t() if lies_other_way else whole
 
 
-class _Product(torch.autograd.Function):
-    """x ``[…, in]`` times the merged weight, which is ``[in, out]`` if ``lies_other_way``, plus the bias."""
+# Operations that torch.compile does not look into: it would keep the merged weights of all layers from the
+# forward pass for the backward pass, because it sees that both compute the same.
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, bias: Any, a: Any, b: Any, lies_other_way: bool, *parts: torch.Tensor
-    ) -> torch.Tensor:
-        ctx.save_for_backward(x, a, b, *parts)
-        ctx.lies_other_way = lies_other_way
-        whole = _whole(x, a, b, parts)
-        return torch.nn.functional.linear(x, whole.t() if lies_other_way else whole, bias)
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
-        x, a, b, *parts = ctx.saved_tensors
-        of_y, of_x = gradients[0], None
-        if ctx.needs_input_grad[0]:
-            whole = _whole(x, a, b, parts)
-            of_x = of_y @ (whole.t() if ctx.lies_other_way else whole)
-        # The gradient of the full weight would be rowsᵀ·columns; it is never computed.
-        rows, columns = of_y.reshape(-1, of_y.shape[-1]), x.reshape(-1, x.shape[-1])
-        if ctx.lies_other_way:
-            rows, columns = columns, rows
-        of_a = (rows @ b.to(rows.dtype)).t() @ columns
-        of_b = rows.t() @ (columns @ a.t().to(columns.dtype))
-        return of_x, None, of_a.to(a.dtype), of_b.to(b.dtype), None, *[None] * len(parts)
+@torch.library.custom_op("areal::merged_linear", mutates_args=())
+def _product(
+    x: torch.Tensor,
+    bias: torch.Tensor | None,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    lies_other_way: bool,
+    parts: Sequence[torch.Tensor],
+) -> torch.Tensor:
+    """Return x ``[…, in]`` times the merged weight, plus the bias.
+
+    The weight is stored as ``[in, out]`` if ``lies_other_way``.
+    """
+    return torch.nn.functional.linear(x, _whole(a, b, lies_other_way, parts, x.dtype), bias)
+
+
+@_product.register_fake
+def _(x: Any, bias: Any, a: Any, b: Any, lies_other_way: bool, parts: Any) -> torch.Tensor:
+    return x.new_empty(*x.shape[:-1], a.shape[1] if lies_other_way else b.shape[0])
+
+
+@torch.library.custom_op("areal::merged_linear_backward", mutates_args=())
+def _product_backward(
+    of_y: torch.Tensor, a: torch.Tensor, b: torch.Tensor, lies_other_way: bool, parts: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Return the gradient of x."""
+    return of_y @ _whole(a, b, lies_other_way, parts, of_y.dtype)
+
+
+@_product_backward.register_fake
+def _(of_y: Any, a: Any, b: Any, lies_other_way: bool, parts: Any) -> torch.Tensor:
+    return of_y.new_empty(*of_y.shape[:-1], b.shape[0] if lies_other_way else a.shape[1])
+
+
+def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+    x, _, a, b, ctx.lies_other_way, parts = inputs
+    ctx.save_for_backward(x, a, b, *parts)
+
+
+def _differentiate(ctx: Any, of_y: torch.Tensor) -> tuple[Any, ...]:
+    x, a, b, *parts = ctx.saved_tensors
+    of_x = _product_backward(of_y, a, b, ctx.lies_other_way, parts) if ctx.needs_input_grad[0] else None
+    # The gradient of the full weight would be rowsᵀ·columns; it is never computed.
+    rows, columns = of_y.reshape(-1, of_y.shape[-1]), x.reshape(-1, x.shape[-1])
+    if ctx.lies_other_way:
+        rows, columns = columns, rows
+    of_a = (rows @ b.to(rows.dtype)).t() @ columns
+    of_b = rows.t() @ (columns @ a.t().to(columns.dtype))
+    return of_x, None, of_a.to(a.dtype), of_b.to(b.dtype), None, [None] * len(parts)
+
+
+_product.register_autograd(_differentiate, setup_context=_keep)

@@ -48,6 +48,35 @@ def test_products_and_gradients_are_those_of_the_merged_weight(kind: str, quanti
 
 
 @pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_compiled_layers_keep_no_merged_weight(kind: str, quantised: bool):
+    """Of all layers, they would take as much memory as the model."""
+    layers = [adapted(kind, quantised) for _ in range(2)]
+    torch._dynamo.reset()
+    saved: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return layers[1](layers[0](x)[..., :IN]).relu()
+
+    compiled = torch.compile(run, backend="aot_eager_decomp_partition", fullgraph=True)
+    x = torch.randn(7, IN, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found = compiled(x)
+    own = {t.data_ptr() for layer in layers for t in [*layer.parameters(), *layer.buffers()]}
+    kept = [t for t in saved if t.numel() >= IN * OUT and t.data_ptr() not in own]
+    assert saved
+    assert not kept
+    ours = torch.autograd.grad(found.sum(), [x, layers[0].lora_A.default.weight])
+    theirs = torch.autograd.grad(run(x).sum(), [x, layers[0].lora_A.default.weight])
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
 def test_in_16_bits_the_weight_is_rounded_once_and_no_factor_is(quantised: bool):
     layer = adapted("linear", quantised)
     if not quantised:
