@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             raise
         _end(2, f"error: {message}")
     except EnvironmentFailure as error:
-        _end(2, f"error: {error} (`areal env check` looks for the cause)")
+        _end(2, f"error: {error} (`areal env check` with the same options looks for the cause)")
     except Interrupted as stopped:
         _end(130, str(stopped))
     except KeyboardInterrupt:
@@ -356,7 +356,8 @@ def _add_export(commands: Any) -> None:
         help="write the model of a run or of one of its checkpoints to a folder",
         description="Write the model of a run to a folder, in Hugging Face format.",
         epilog="Without --step or --best, the command writes the final model, or the model of the last "
-        "checkpoint if the run has not finished.",
+        "checkpoint if the run has not finished. The model includes a LoRA adapter; the adapter alone, for "
+        "peft, is in RUN/adapter.",
     )
     command.add_argument("exported", metavar="RUN", help="a run directory")
     command.add_argument("folder", metavar="FOLDER", help="the folder to write, which must be new or empty")

@@ -65,11 +65,14 @@ def _print_plan(given: argparse.Namespace, settings: dict[str, Any]) -> None:
     from areal.placement.describe import table
     from areal.placement.inventory import stated
     from areal.runtime.build import held_cluster
+    from areal.telemetry.run_directory import taken
     from areal.telemetry.tables import lines
 
     inventory = None if given.on is None else stated(given.on)
     layers = api.layers(given.config, given.overrides, settings, given.resume, inventory=inventory)
     config = parse_config(merged(layers), given.config)
+    if given.resume is None and config.name and (path := config.output / config.name).exists():
+        raise taken(path, "train")
     with held_cluster(config) if inventory is None else nullcontext() as cluster:
         plan = api.check(config, cluster=cluster, inventory=inventory)
     print(dump_with_origins(config, layers, plan.config), end="")

@@ -12,6 +12,7 @@ import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from areal.authoring.leaks import SHAPING
 from areal.authoring.subject import FILLERS, Subject, short
 from areal.envs.pictures import words_of
 
@@ -162,4 +163,4 @@ def _rewards_of_wrong(subject: Subject, task: dict[str, object], choices: list[s
     # Of several choices one is wrong, but may earn a reward for its form.
     wrong = [max(earned(form, _MEANINGLESS)) for form in _FORMS]
     wrong += [min(earned(form, choices)) for form in _FORMS if len(choices) > 1]
-    return max(wrong) + 1e-9
+    return max(wrong) + SHAPING

@@ -42,6 +42,8 @@ _MEANINGLESS = (*FILLERS, "-7919")
 _MAX_WORDS = 15
 _LEAK = 0.8
 """Share of the problems above which a reward for copied text is not chance."""
+SHAPING = 0.01
+"""Difference between rewards that does not show a right answer; a penalty for length makes smaller ones."""
 _WORD = re.compile(r"[^\s,;:!?(){}]+")
 
 
@@ -80,12 +82,12 @@ def _is_game(subject: Subject) -> bool:
 
 
 def _least(subject: Subject, task: dict[str, Any], form: str) -> float:
-    """Return the reward of the form alone; if the solution is known, slightly less than its reward."""
+    """Return the reward of the form alone, with room for shaping; of a known solution, almost its reward."""
     if subject.solves:
         return subject.run_episode(subject.env, task, None).reward - 1e-9
     return (
         max(subject.run_episode(subject.env, task, form.format(filler)).reward for filler in _MEANINGLESS)
-        + 1e-9
+        + SHAPING
     )
 
 

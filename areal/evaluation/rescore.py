@@ -43,7 +43,7 @@ def response_files(run: Path) -> list[Path]:
     if (run / "config.yaml").is_file():
         raise UserError(
             f"{run} is a training run; evaluate its model with `areal eval {run} --name NAME`, and give the "
-            "folder of the evaluation"
+            "folder of the evaluation; `areal view` shows the learning curves of several runs together"
         )
     if not run.exists():
         raise UserError(f"{run} does not exist; give the folder of an evaluation")

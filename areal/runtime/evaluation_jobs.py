@@ -165,7 +165,7 @@ def _job(
             )
         env, agent = registry.make_env(config.env, **config.env_options), make_agent(config)
         problems, limit = config.evaluation.problems, config.rollout.env_time_limit
-        if look_at(env, config.env, problems, False, limit, takes_steps(agent)):
+        if look_at(env, config.env, problems, False, limit, takes_steps(agent)).pictures:
             check_sight(config.env, agent)
     else:
         checked = plan(config if benchmark is None else _fitted(config), training=False, cluster=cluster)

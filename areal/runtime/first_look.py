@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from areal.agents.interface import BadRequest
 from areal.envs.pictures import content_of, may_show_picture, shows_picture
@@ -27,9 +27,22 @@ _GRACE = 10.0
 """Time limit of a close, in seconds."""
 
 
+class Look(NamedTuple):
+    """What a first look has seen.
+
+    Attributes:
+        pictures: whether the environment shows images, in this reset or, according to its observation space,
+            later.
+        goes_on: whether an episode continued after the first answer.
+    """
+
+    pictures: bool
+    goes_on: bool
+
+
 def look_at(
     env: Any, name: str, problems: int, training: bool, time_limit: float, steps: bool = True
-) -> bool:
+) -> Look:
     """Reset an environment once, answer once, and close it; for a mixture, each of its members.
 
     Resources that the calls have opened, such as a session of a server, a browser or a container, are not
@@ -42,9 +55,6 @@ def look_at(
         time_limit: time limit of a call, in seconds.
         steps: whether the agent steps it, so that a step is tried, too; an environment without steps of its
             own (NotImplementedError) is only reset.
-
-    Returns:
-        Whether it shows images, in this reset or, according to its observation space, later.
 
     Raises:
         UserError: its observations or actions are not text, or it has no training or evaluation problems.
@@ -60,7 +70,7 @@ def look_at(
         )
     if members := getattr(env.unwrapped, "environments", None):  # of a mixture
         seen = [look_at(member, label, 0, training, time_limit, steps) for label, member in members.items()]
-        return any(seen)
+        return Look(any(look.pictures for look in seen), any(look.goes_on for look in seen))
     task = source.task(0) if source is not None else next(iter(held), {"seed": 0})
     with _calls(env, name, time_limit) as call:
         what = f"environment '{name}': reset in the task {task}"
@@ -74,11 +84,12 @@ def look_at(
             shown = pictures(map(normal, info.get("messages", ())))
         except (UserError, BadRequest) as error:
             raise EnvironmentFailure(f"{what}: {error}") from error
+        goes_on = False
         if steps:
             what = f"environment '{name}': step({_ANSWER!r}) in the task {task}"
-            _check_step(call(what, partial(_step, env)), what)
+            goes_on = _check_step(call(what, partial(_step, env)), what)
     declared = may_show_picture(getattr(env, "observation_space", None))
-    return declared or shows_picture(observation) or bool(shown)
+    return Look(declared or shows_picture(observation) or bool(shown), goes_on)
 
 
 def _opening(given: Any, what: str) -> tuple[Any, Mapping[str, Any]]:
@@ -95,13 +106,15 @@ def _step(env: Any) -> Any:
         return None
 
 
-def _check_step(given: Any, what: str) -> None:
+def _check_step(given: Any, what: str) -> bool:
+    """Return whether the episode goes on."""
     if given is None:
-        return
+        return False
     if not isinstance(given, tuple) or len(given) != 5 or not isinstance(given[4], Mapping):
         raise EnvironmentFailure(f"{what} did not return (observation, reward, terminated, truncated, info)")
     if not is_number(given[1]):
         raise EnvironmentFailure(f"{what} returned the reward {given[1]!r}, which is not a finite number")
+    return not (given[2] or given[3])
 
 
 @contextmanager

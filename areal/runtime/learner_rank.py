@@ -229,7 +229,7 @@ class LearnerRank:
             return None
         done, unit = self._learner.passes, "micro-batches"
         if self._setup.device == "cpu":
-            done, unit = done + int(time.process_time()), "micro-batches or CPU seconds"
+            done, unit = done + int(time.process_time()), "units of work (micro-batches and CPU seconds)"
         return Work(done, unit, int(self._updating), self._learner.version)
 
     def stage(self, rollouts: RolloutState) -> None:

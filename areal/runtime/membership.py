@@ -10,7 +10,6 @@ A broadcast's members cannot change, so after each change the present ones begin
 
 A lost engine receives no further requests, its requests in flight continue elsewhere
 (:mod:`areal.rollout.engines`), and another one starts in its place, with its name and its devices, within the
-budget of the run. It joins like any other. If there is no engine left, requests wait for it.
 budget of the run. It joins like any other. With no engine left, requests wait for it.
 """
 
@@ -223,8 +222,8 @@ class Membership:
         if leaves:
             return
         self._restarts.allow(name, error)
-        left = f"{_count(self._engines)} left" if self._engines.engines else "requests wait for it"
-        self._notice(f"{name} was lost: {error}; a new one replaces it, {left}")
+        left = f"{_count(self._engines)} left" if self._engines.engines else "requests wait until then"
+        self._notice(f"{name} was lost: {error}; a new one replaces it, {left} (its output: engine.log)")
         await self._announce(self._requested, None)
         with self._sync.watch.waits.named("the run", f"{name} to restart"):
             if not await self._replaced(name):

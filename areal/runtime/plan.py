@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from areal import registry
+from areal.agents.single_turn import SingleTurn
 from areal.config import Config, override_config
 from areal.config.settings import LearnerConfig
 from areal.envs.adapted import AdaptedEnv
@@ -149,9 +150,17 @@ def plan(
     resolve_model(config.model)  # checked before the environment, which may take long to start
     env = registry.make_env(config.env, **config.env_options)
     problems, limit = config.evaluation.problems, config.rollout.env_time_limit
-    if look_at(env, config.env, problems, training, limit, takes_steps(agent)):
+    look = look_at(env, config.env, problems, training, limit, takes_steps(agent))
+    if look.pictures:
         check_sight(config.env, agent, config.model)
-    return _planned(config, training, agent, env, inventory, cluster)
+    planned = _planned(config, training, agent, env, inventory, cluster)
+    if look.goes_on and isinstance(agent, SingleTurn):
+        warning = (
+            f"warning: an episode of {config.env} went on after an answer, but the agent single-turn stops "
+            "after one response; if episodes take several turns, use --agent multi-turn"
+        )
+        return replace(planned, notices=(*planned.notices, warning))
+    return planned
 
 
 def strange_learning_rate(learner: LearnerConfig) -> str:

@@ -404,10 +404,15 @@ def new_folder(root: Path, name: str | None, otherwise: str, command: str) -> Pa
     try:
         path.mkdir()
     except FileExistsError as error:
-        raise UserError(
-            f"{path} already exists; choose another name, or resume it with `areal {command} --resume {path}`"
-        ) from error
+        raise taken(path, command) from error
     return path
+
+
+def taken(path: Path, command: str) -> UserError:
+    """Return the error for a folder that exists already; see :func:`new_folder`."""
+    return UserError(
+        f"{path} already exists; choose another name, or resume it with `areal {command} --resume {path}`"
+    )
 
 
 def _meant(path: Path) -> str:

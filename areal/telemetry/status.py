@@ -94,8 +94,11 @@ def rows(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "waiting", f"{wait['who']} for {wait['what']}, {span(wait['seconds'])}"
     groups, over = status.get("groups"), status.get("state") in ("ended", "lost")
     if groups:
-        names = ("admitted", "finished") if over else ("admitted", "in flight", "finished")
-        yield "groups", ", ".join(f"{groups[name]} {name}" for name in names)
+        now = "" if over else f"{groups['in flight']} in flight, "
+        yield (
+            "groups",
+            f"{groups['admitted']} admitted, {now}{groups['finished']} complete and not yet trained on",
+        )
     if groups and not over:
         episodes = status["episodes"]
         longest = f" (the longest {span(episodes['longest call'])})" if episodes["longest call"] else ""

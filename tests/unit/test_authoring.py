@@ -219,6 +219,23 @@ def test_a_good_environment_breaks_no_rule(env: type[Good]):
     assert [f.rule for f in findings] == list(check.RULES)
 
 
+def test_a_penalty_for_length_reveals_nothing():
+    """A short word earns more than a long one, and nothing at all the most."""
+
+    def brief(self: Good, action: str) -> float:
+        return float(action == self.expected) - 0.1 * min(1.0, len(action) / 2000)
+
+    names = ("hidden answers", "guesses", "hostile actions")
+    assert [f.verdict for f in check_env(broken("Brief", score=brief), rules=of(*names))] == ["passed"] * 4
+
+    def shown(self: Good, a: int, b: int) -> str:
+        return f"{a} + {b} is {a + b}, or?"
+
+    assert "hidden answers" in failures(
+        check_env(broken("Brief", score=brief, prompt=shown), rules=of(*names))
+    )
+
+
 def sums(self: Good, action: str) -> float:
     return float(sum(range(2 * 10**8)) == 1)  # in native code that lets nobody else compute
 

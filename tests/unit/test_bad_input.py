@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -181,9 +181,10 @@ def test_eval_is_checked_too(folder: Path):
     assert "evaluation.problems" in refused("eval", "--problems", "0", cwd=folder)
 
 
-def test_a_taken_name(folder: Path, tmp_path: Path):
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_taken_name(more: Sequence[str], folder: Path, tmp_path: Path):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
-    line = refused("train", "--name", "mine", cwd=tmp_path)
+    line = refused("train", "--name", "mine", *more, cwd=tmp_path)
     assert "mine" in line
     assert "--resume" in line
 

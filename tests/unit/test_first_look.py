@@ -16,7 +16,7 @@ from areal.cli import main
 from areal.config import load_config
 from areal.envs.text import UnicodeText
 from areal.errors import EnvironmentFailure, UserError
-from areal.runtime.first_look import look_at
+from areal.runtime.first_look import Look, look_at
 
 
 class Plain(gymnasium.Env[Any, Any]):
@@ -34,8 +34,8 @@ def begins(value: Any, **attributes: Any) -> Plain:
     return type("Made", (Plain,), {"begins": value, **attributes})()
 
 
-def looked(env: Any, **given: Any) -> None:
-    look_at(env, "made", **{"problems": 1, "training": True, "time_limit": 30.0, **given})
+def looked(env: Any, **given: Any) -> Look:
+    return look_at(env, "made", **{"problems": 1, "training": True, "time_limit": 30.0, **given})
 
 
 NO_TEXT = gymnasium.spaces.Discrete(3)
@@ -104,6 +104,20 @@ def test_one_answer_shows_what_is_wrong_with_the_verifier(value: Any, complaint:
 def test_an_answer_that_is_judged_passes():
     looked(steps(JUDGED))
     looked(steps(NotImplementedError()))
+
+
+def test_episodes_of_several_turns_are_not_for_an_agent_that_answers_once():
+    assert looked(steps(("again", 0.0, False, False, {}))).goes_on
+    assert not looked(steps(JUDGED)).goes_on
+    assert not looked(steps(("", 0.0, False, True, {}))).goes_on
+
+    def warned(**settings: str) -> bool:
+        plan = check(load_config(values={"device": "cpu", **settings}))
+        return any("use --agent multi-turn" in line for line in plan.remarks)
+
+    assert warned(env="guess-v1")
+    assert not warned(env="guess-v1", agent="multi-turn")
+    assert not warned(env="math-v1")
 
 
 def test_a_verifier_that_hangs():

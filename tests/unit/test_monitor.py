@@ -61,7 +61,9 @@ async def test_a_run_that_stands_still_ends_and_says_who_waited_for_what(tmp_pat
     assert str(error.value) == line
     report = path.read_text()
     assert re.search(r"^waiting +the learner for a batch, \d\d s$", report, re.MULTILINE)
-    assert re.search(r"^groups +\d+ admitted, 2 in flight, 0 finished$", report, re.MULTILINE)
+    assert re.search(
+        r"^groups +\d+ admitted, 2 in flight, 0 complete and not yet trained on$", report, re.MULTILINE
+    )
     assert "learner rank 0" in report
     assert "Silent.generate (unit/test_monitor.py:" in report, "where the run's own tasks are"
     assert "Thread 0x" in report.partition("learner rank 0\n")[2], "and the threads of its workers"

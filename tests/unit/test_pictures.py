@@ -234,7 +234,7 @@ def test_messages_of_an_environment_may_have_pictures():
 
 
 def test_a_look_tells_whether_pictures_are_shown():
-    assert look_at(CountShapes(), "count", 0, True, 10)
+    assert look_at(CountShapes(), "count", 0, True, 10).pictures
     for space, shown in (
         (Box(0, 255, BOARD.shape, np.uint8), True),
         (Dict({"image": Box(0, 255, BOARD.shape, np.uint8), "text": UnicodeText(9)}), True),
@@ -243,8 +243,8 @@ def test_a_look_tells_whether_pictures_are_shown():
         (Dict({"text": UnicodeText(9)}), False),
         (UnicodeText(9), False),
     ):
-        assert look_at(Late(space), "late", 0, True, 10) == shown
-    assert not look_at(gymnasium.make("math-v1"), "math-v1", 0, True, 10)
+        assert look_at(Late(space), "late", 0, True, 10).pictures == shown
+    assert not look_at(gymnasium.make("math-v1"), "math-v1", 0, True, 10).pictures
 
 
 def test_pictures_are_refused_before_the_start_where_they_are_lost(folder: str):
