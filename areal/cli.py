@@ -118,9 +118,8 @@ def _add_train(commands: Any) -> None:
         "train",
         help="train a model in an environment",
         description="Train a model in an environment.",
-        epilog="Without arguments, the command trains the model that ships with areal in math-v1, on any "
-        "machine. `areal config` explains all settings. --dry-run prints their values and where each comes "
-        "from.",
+        epilog="Without arguments, the command trains the starter model in math-v1, on any machine. `areal "
+        "config` explains all settings. --dry-run prints their values and where each comes from.",
     )
     _add_common(command)
     command.add_argument(
@@ -139,7 +138,7 @@ def _add_train(commands: Any) -> None:
         "--dry-run", action="store_true", help="check the settings, print them, and start nothing"
     )
     command.add_argument(
-        "--on", metavar="GPUS", help="plan a dry run for other GPUs; 1x24 is one GPU of 24 GB"
+        "--on", metavar="GPUS", help="the GPUs that a dry run plans for; 1x24 is one GPU of 24 GB"
     )
     command.set_defaults(run=train)
 
@@ -148,9 +147,10 @@ def _add_eval(commands: Any) -> None:
     command = commands.add_parser(
         "eval",
         help="evaluate a model on benchmarks or on the held-out problems of an environment",
-        description="Evaluate a model on benchmarks or on the held-out problems of an environment. If RUN, a "
-        "training run, is given, evaluate its model in its environment, with its agent and settings.",
-        epilog="With --benchmark or --name, every response is kept in FOLDER/eval/NAME (docs/evaluation.md).",
+        description="Evaluate a model on benchmarks or on the held-out problems of an environment. With a "
+        "training run RUN, evaluate its model in its environment, with its agent and settings.",
+        epilog="With --benchmark or --name, the command keeps every response in FOLDER/eval/NAME "
+        "(docs/evaluation.md).",
     )
     _add_common(command, "a training run, or ", "RUN | key=value")
     command.add_argument(
@@ -222,9 +222,9 @@ def _add_serve(commands: Any) -> None:
     command = commands.add_parser(
         "serve",
         help="serve a model over HTTP, through the OpenAI and Anthropic APIs",
-        description="Serve a model through the OpenAI and Anthropic APIs until Ctrl-C, as training serves "
-        "it to programs. Unlike in training, each request chooses its own temperature, top_p, penalties and "
-        "JSON schema.",
+        description="Serve a model through the OpenAI and Anthropic APIs, as training serves it to programs, "
+        "until you press Ctrl-C. Unlike in training, each request chooses its own temperature, top_p, "
+        "penalties and JSON schema.",
         epilog="The command prints base_url and api_key. Without --host, only this machine can connect "
         "(docs/endpoint.md).",
     )
@@ -267,7 +267,7 @@ def _add_runs(commands: Any) -> None:
     command = commands.add_parser(
         "runs",
         help="list runs with their state, reward and held-out score",
-        description="List the runs in a folder with their state, reward and held-out score, the newest last.",
+        description="List the runs in a folder with their state, reward and held-out score, newest last.",
     )
     command.add_argument(
         "runs_folder", metavar="FOLDER", nargs="?", default="runs", help="a folder of runs (default: runs)"
@@ -279,7 +279,7 @@ def _add_runs(commands: Any) -> None:
 def _add_show(commands: Any) -> None:
     command = commands.add_parser(
         "show",
-        help="print rollouts that a run was trained on",
+        help="print rollouts that a run trained on",
         description="Print the rollouts of an update: each response and its reward. A mark such as [v12] "
         "precedes the text that weight version 12 sampled.",
     )
@@ -381,18 +381,19 @@ def _add_workers(commands: Any) -> None:
     listed = actions.add_parser(
         "list",
         help="list the engines of a run",
-        description="List the engines of a run with their places, weight versions and requests.",
+        description="List the engines of a run with their locations, weight versions and requests.",
     )
     added = actions.add_parser(
         "add",
         help="add engines to a run",
-        description="Add engines to a run, on free GPUs or, on CPUs, on the host with the fewest processes.",
+        description="Add engines to a run, on free GPUs. On CPUs, add them on the host with the fewest "
+        "processes.",
         epilog="The command returns when the engines have loaded the current weights and joined the run.",
     )
     removed = actions.add_parser(
         "remove",
         help="remove an engine from a run",
-        description="Remove an engine from a run. It gets no new requests, and leaves when its requests in "
+        description="Remove an engine from a run. It gets no new requests and leaves when its requests in "
         "flight have finished.",
     )
     for command in (listed, added, removed):
@@ -406,7 +407,7 @@ def _add_workers(commands: Any) -> None:
         "--patience",
         type=float,
         metavar="SECONDS",
-        help="after this time, continue its requests on other engines (default: wait until they finish)",
+        help="time after which its requests continue on other engines (default: wait until they finish)",
     )
     removed.set_defaults(run=workers_remove)
 
@@ -420,17 +421,17 @@ def _add_models(commands: Any) -> None:
     actions = models.add_subparsers(title="actions", metavar="ACTION", required=True)
     check = actions.add_parser(
         "check",
-        help="check that engine and learner agree on a model, and what its chat template does",
+        help="check that the engine and the learner agree on a model, and report on its chat template",
         description="Start an engine and a learner for a model, train it for a few updates in float32, and "
-        "compare the log-probabilities of both before and after each update. Report what the chat template "
-        "does to a conversation: how a turn ends, which turns it rewrites, and how it shows tools.",
+        "compare their log-probabilities before and after each update. Report what the chat template does to "
+        "a conversation: how it ends a turn, which turns it rewrites, and how it shows tools.",
         epilog="The command exits with 1 if a check fails. docs/models.md lists the families that pass.",
     )
     check.add_argument("name", metavar="MODEL", help="a folder, a run directory, or a hub id")
     check.add_argument(
         "--tiny",
         action="store_true",
-        help="check a small model of the same architecture with random weights, made from config.json alone",
+        help="check a small model of the same architecture, with random weights; only config.json is needed",
     )
     check.add_argument(
         "--lora",
@@ -468,7 +469,7 @@ def _add_sandbox(commands: Any) -> None:
     actions = sandbox.add_subparsers(title="actions", metavar="ACTION", required=True)
     check = actions.add_parser(
         "check",
-        help="report the level of isolation on this host, and attack it",
+        help="report the level of isolation on this host, and test it with attacks",
         description="Report which level of isolation this host provides and why, and test it with attacks.",
         epilog="The command exits with 1 if the level is weak, if there is no sandbox, or if an attack "
         "succeeds.",
@@ -512,7 +513,7 @@ def _add_common(command: Parser, word: str = "", metavar: str = "key=value") -> 
     )
     command.add_argument("--config", metavar="FILE", help="a YAML file of settings")
     command.add_argument(
-        "--ray", metavar="ADDRESS", help="run on a Ray cluster: host:port of its head, or auto"
+        "--ray", metavar="ADDRESS", help="the Ray cluster to run on: host:port of its head node, or auto"
     )
     command.add_argument(
         "--seed", type=int, metavar="N", help="random seed for the order of the problems and for sampling"

@@ -23,7 +23,7 @@ def add_env(commands: Any) -> None:
     init = actions.add_parser(
         "init",
         help="write a new environment",
-        description="Write a small package with an environment, a verifier and tests. It works as it is.",
+        description="Write a small, working package with an environment, a verifier and tests.",
     )
     init.add_argument("name", metavar="NAME", help="the id of the environment, such as my-env")
     init.set_defaults(run=_init)
@@ -54,7 +54,7 @@ def add_env(commands: Any) -> None:
     play = actions.add_parser(
         "try",
         help="play a few episodes yourself, or let a model play",
-        description="Play a few episodes. Type the answers yourself, or let a model give them with --model.",
+        description="Play a few episodes. Type the answers yourself, or use --model to let a model answer.",
         epilog="Each line is an answer. An answer that opens a code block (```) continues to the end of the "
         "block. Ctrl-D stops.",
     )

@@ -37,28 +37,28 @@ PRESETS: dict[str, dict[str, Any]] = {
         "overlong": 0.2,
     },
 }
-"""Each differs from the first only as its paper states; docs/objectives.md explains them."""
+"""Each preset differs from the first only as its paper states; docs/objectives.md explains them."""
 
 
 class Objective(Settings):
     """A preset, and the settings that override it. The default is decoupled PPO (arXiv 2505.24298).
 
-    The preset decides each setting that is absent or null; such a setting is serialized as null again.
+    The preset determines each setting that is absent or null. Such a setting is serialized as null again.
     """
 
     objective: str = "decoupled-ppo"
     """The preset: decoupled-ppo, ppo, grpo, dr-grpo, dapo, rloo, reinforce++, gspo or cispo."""
     advantage: Advantage = "group-normalised"
-    """The baseline of a reward, and its normalization."""
+    """How rewards become advantages: the baseline and the normalization."""
     ratio: Ratio = "token"
-    """Importance ratio per token or per sequence."""
+    """Whether the importance ratio is per token or per sequence."""
     decoupled: bool = True
     """The center of the trust region. true: the policy at the start of the step, π_prox; tokens have the
-    weight π_prox/π_behav. false: the policy that sampled, π_behav (naive)."""
+    weight π_prox/π_behav. false: the policy that sampled the token, π_behav."""
     surrogate: Surrogate = "ppo"
     """ppo: clipped ratios have no gradient. cispo: the clipped ratio is a constant weight."""
     clip: Bound = Field(0.2, gt=0)
-    """Lower clipping range ε. It is also the upper one if neither clip_high nor the preset sets that."""
+    """Lower clipping range ε. It is also the upper range if neither clip_high nor the preset sets one."""
     clip_high: Bound | None = Field(None, gt=0)
     """Upper clipping range ε."""
     dual_clip: Bound = Field(math.inf, gt=1)
@@ -78,14 +78,14 @@ class Objective(Settings):
     dynamic_sampling: bool = False
     """Replace a group whose rewards are all equal with another group."""
     overlong: float = Field(0.0, ge=0, le=1)
-    """Share of rollout.max_new_tokens, at its end, over which a length penalty grows from 0 to 1."""
+    """Last share of rollout.max_new_tokens, over which a length penalty grows from 0 to 1."""
     turn_discount: float | None = Field(None, ge=0, le=1)
     """Credit each turn with the rewards of the episode from that turn on, discounted by this factor per turn;
     null: credit each turn with the reward of the whole episode."""
     gamma: float = Field(1.0, gt=0, le=1)
-    """Discount factor γ of advantage=gae, per token."""
+    """Discount factor γ per token, for advantage=gae."""
     gae_lambda: float = Field(1.0, ge=0, le=1)
-    """λ of advantage=gae. 1: use only returns. 0: rely on the critic."""
+    """λ for advantage=gae. 1: use only returns. 0: rely on the critic."""
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -110,7 +110,7 @@ class Objective(Settings):
         return name
 
     def choices(self) -> dict[str, Any]:
-        """Return the settings that a preset decides, with their values, as plain data."""
+        """Return the settings that a preset determines, with their values, as plain data."""
         found = {name: getattr(self, name) for name in CHOICES}
         if self.clip_high is None:
             found["clip_high"] = self.clip
@@ -135,4 +135,4 @@ class Objective(Settings):
 
 
 CHOICES = tuple(name for name in Objective.model_fields if name != "objective")
-"""The settings that a preset decides."""
+"""The settings that a preset determines."""

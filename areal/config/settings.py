@@ -28,42 +28,43 @@ class RolloutConfig(Settings):
     batch_size: int = Field(128, ge=1)
     """Number of episodes in one update."""
     group_size: int = Field(8, ge=1)
-    """Number of episodes of each problem (a group)."""
+    """Number of episodes for each problem (a group)."""
     max_staleness: Staleness = Field(4, ge=0)
-    """η, the maximum staleness of a token when the learner consumes it, in updates. 0: synchronous training.
+    """η, the maximum staleness, in updates, of a token when the learner consumes it. 0: synchronous training.
     inf: generation never waits for the learner."""
     interruption: Literal["recompute", "keep", "drain"] = "recompute"
     """What a weight update does to requests in flight. recompute: it pauses them, and the engine recomputes
-    their KV cache under the new weights. keep: it pauses them, and they keep their KV cache. drain: it waits
+    their KV cache with the new weights. keep: it pauses them, and they keep their KV cache. drain: it waits
     until they have finished."""
     max_concurrent: int | None = Field(None, ge=1)
     """Maximum number of episodes in flight; null: one batch."""
     max_new_tokens: int = Field(64, ge=1)
     """Maximum length of the response in one turn, in tokens."""
     thinking_budget: int | None = Field(None, ge=8)
-    """Maximum length of the thought in one turn, in tokens, also in evaluation. At this length
-    chat.thought_end ends the thought, and the response continues; null: no separate limit."""
+    """Maximum length of the thought in one turn, in tokens, also in evaluation. At this length,
+    chat.thought_end ends the thought, and the response continues. null: no separate limit."""
     max_model_len: int | None = Field(None, ge=2)
     """Maximum length of a conversation, in tokens; null: the limit of the model, but at most 4096."""
     temperature: float = Field(1.0, gt=0, le=2)
-    """Sampling temperature of training rollouts; the learner divides the logits by it, too."""
+    """Sampling temperature of training rollouts. The learner also divides the logits by it."""
     stop: tuple[str, ...] = ()
     """Strings that end a response, also in evaluation. Their tokens are part of the response."""
     env_workers: int = Field(8, ge=1)
-    """Maximum number of concurrent calls of reset and step."""
+    """Maximum number of concurrent calls to reset and step."""
     env_isolation: Literal["auto", "thread", "process"] = "auto"
     """Where environments run. auto: on threads, unless an environment asks for a process. thread: on threads
-    of one process. process: each in its own process, which areal can end if native code hangs or crashes."""
+    of one process. process: each in its own process, so native code that hangs or crashes affects only that
+    process."""
     workers: int = Field(0, ge=0)
     """Number of processes that run the training episodes, each with its own pool of environments; 0: the
     process of the run itself runs them."""
     env_time_limit: float = Field(300.0, gt=0)
-    """Time limit of one reset or step, in seconds; a call that takes longer has failed."""
+    """Time limit of one reset or step, in seconds. A call that takes longer fails."""
     max_retries: int = Field(2, ge=0)
-    """How often areal repeats an episode that failed for infrastructure reasons."""
+    """Maximum number of times that areal repeats an episode that failed for infrastructure reasons."""
     max_failures: int = Field(8, ge=0)
-    """Number of consecutive episodes that may fail in all their attempts before the run stops with their
-    error."""
+    """Number of consecutive groups that the run may discard because an episode failed in all its attempts. If
+    there are more, the run stops with the error."""
 
     @model_validator(mode="before")
     @classmethod
@@ -108,8 +109,8 @@ class EngineConfig(Settings):
     """Number of GPUs (on a CPU, processes) that share the weights and the KV cache of one engine. It must
     divide the number of attention heads (docs/gpu.md)."""
     gpu: int | None = Field(None, ge=0)
-    """Number of the GPU of the first engine. Further engines use the next GPUs, and GPU 0 again after the
-    last one. GPU 0 is the learner's first GPU. null: a GPU that the learner does not use, if there is one."""
+    """Index of the first engine's GPU. Further engines use the next GPUs, and GPU 0 again after the last one.
+    GPU 0 is the learner's first GPU. null: a GPU that the learner does not use, if there is one."""
     swap: Literal["together", "in_turn"] = "together"
     """How several engines load new weights. together: at the same time. in_turn: one after another, while the
     others generate (docs/cluster.md)."""
@@ -128,11 +129,11 @@ class ChatConfig(Settings):
     """How conversations begin, in training and in evaluation. Programs (agent=program) begin their own."""
 
     system: str | None = None
-    """System message, instead of the one in the data; null: the one in the data, if there is one."""
+    """System message that replaces the one in the data; null: the one in the data, if there is one."""
     examples: tuple[dict[str, str], ...] = ()
-    """Few-shot examples: messages of user and assistant in turn (role, content), before the problem."""
+    """Few-shot examples before the problem: alternating user and assistant messages (role, content)."""
     template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of the chat template, such as enable_thinking: false."""
+    """Additional arguments for the chat template, such as enable_thinking: false."""
     keep_thoughts: bool = False
     """Keep the thoughts of earlier turns in the conversation, even if the chat template drops them."""
     thought_end: str = THOUGHT_END
@@ -147,8 +148,8 @@ class ChatConfig(Settings):
             for message, role in zip(examples, wanted, strict=False)
         ):
             raise ValueError(
-                "the examples are not pairs of messages; give {role: user, content: …} and {role: assistant, "
-                "content: …} in turn"
+                "the examples are not pairs of messages; alternate {role: user, content: …} and {role: "
+                "assistant, content: …}"
             )
         return examples
 
@@ -169,18 +170,19 @@ class ChatConfig(Settings):
 
 
 class LearnerConfig(Objective):
-    """The update. The preset ``objective`` decides its settings that are null (docs/objectives.md)."""
+    """The update. The preset ``objective`` determines the objective's settings that are null
+    (docs/objectives.md)."""
 
     critic_learning_rate: float = Field(1e-4, gt=0)
-    """Peak learning rate of the critic of advantage=gae."""
+    """Peak learning rate of the critic, for advantage=gae."""
     learning_rate: float = Field(5e-5, gt=0)
     """Peak learning rate of AdamW."""
     warmup_steps: int = Field(5, ge=0)
     """Number of updates over which the learning rate rises linearly from 0."""
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay of matrices."""
+    """Decoupled weight decay, for matrices only."""
     betas: tuple[Moment, Moment] = (0.9, 0.95)
-    """Decay rates of the moments of AdamW."""
+    """AdamW's decay rates for its moments."""
     grad_clip: float = Field(1.0, gt=0)
     """Maximum norm of the gradient; larger gradients are scaled down."""
     minibatches: int = Field(2, ge=1)
@@ -189,8 +191,8 @@ class LearnerConfig(Objective):
     """Maximum number of tokens in one forward and backward pass; null: 32768 on a GPU with enough memory,
     16384 on other GPUs, 4096 on a CPU."""
     processes: int = Field(1, ge=1)
-    """Number of processes that share the work and the memory of the learner, each on its own GPU, from GPU 0
-    on (docs/gpu.md)."""
+    """Number of processes that share the work and the memory of the learner, each on its own GPU, starting
+    with GPU 0 (docs/gpu.md)."""
     replicas: int = Field(1, ge=1)
     """Number of copies of the weights and the optimizer state, each sharded over processes / replicas (HSDP).
     If each copy is within one host, only gradients cross hosts. 1: one copy, sharded over all processes
@@ -202,25 +204,25 @@ class LearnerConfig(Objective):
     """Data type of the computation; auto: float32 on a CPU, bfloat16 on a GPU. Trained weights and
     optimizer state are float32."""
     max_mismatch: Bound | None = Field(None, gt=0)
-    """Maximum mean difference between the log-probabilities of engine and learner (mismatch/logprob), above
+    """Mean difference between the log-probabilities of the engine and the learner (mismatch/logprob) above
     which the run stops. inf: no limit. null: 0.5 in 16 bits; in float32, 0.01 on a CPU and 0.2 on a GPU."""
     lora_rank: int = Field(0, ge=0)
     """Train an adapter of this rank instead of the weights (docs/lora.md); 0: train all weights."""
     lora_options: LoraOptions = Field(default_factory=LoraOptions)
-    """Further options of the adapter, named as in peft: lora_alpha, use_rslora, target_modules, rank_pattern,
+    """Other options of the adapter, named as in peft: lora_alpha, use_rslora, target_modules, rank_pattern,
     alpha_pattern (docs/lora.md)."""
     base_precision: Literal["auto", "nf4"] = "auto"
     """Data type of the frozen weights of an adapter's base. auto: learner.dtype. nf4: 4 bits (QLoRA,
     docs/lora.md)."""
     router_replay: bool = False
-    """Whether the learner routes each token to the experts to which the engine routed it, in a mixture of
-    experts (R3, docs/objectives.md)."""
+    """In a mixture of experts, route each token in the learner to the experts to which the engine routed it
+    (R3, docs/objectives.md)."""
     activation_checkpointing: bool | None = None
     """Store only the input of each layer for the backward pass and recompute the rest. Updates take a fifth
-    longer and much less memory; null: only on a GPU that is too small without it (docs/gpu.md)."""
+    longer but use much less memory. null: only on a GPU that is too small without it (docs/gpu.md)."""
     compile: bool | None = None
-    """Compile the layers with torch.compile, which takes up to a minute while the engine starts; null: true
-    on a GPU, false on a CPU."""
+    """Compile the layers with torch.compile. This takes up to a minute while the engine starts. null: true on
+    a GPU, false on a CPU."""
 
     @model_validator(mode="after")
     def _of_an_adapter(self) -> LearnerConfig:
@@ -233,7 +235,7 @@ class LearnerConfig(Objective):
 
 
 class EvaluationConfig(Settings):
-    """Evaluation on held-out problems, before and after training and at regular intervals between."""
+    """Evaluation on held-out problems, before, after and at regular intervals during training."""
 
     problems: int = Field(256, ge=0)
     """Number of problems of the test split; 0: no evaluation."""
@@ -246,10 +248,10 @@ class EvaluationConfig(Settings):
     top_p: float = Field(1.0, gt=0, le=1)
     """Sample from the most likely tokens that together have at least this probability; 1: from all tokens."""
     top_k: int = Field(0, ge=0)
-    """Sample from this many most likely tokens; 0: from all tokens."""
+    """Sample from this number of most likely tokens; 0: from all tokens."""
     min_p: float = Field(0.0, ge=0, le=1)
-    """Sample from the tokens whose probability is at least this share of that of the most likely token; 0:
-    from all tokens."""
+    """Sample from the tokens whose probability is at least this share of the highest probability; 0: from all
+    tokens."""
     max_new_tokens: int | None = Field(None, ge=1)
     """Maximum length of the response in one turn, in tokens; null: rollout.max_new_tokens."""
 
@@ -267,7 +269,7 @@ class RayConfig(Settings):
     """The hosts of a Ray cluster, with placement=ray (docs/cluster.md)."""
 
     address: str = "auto"
-    """host:port of the head of the cluster; auto: the cluster that this host belongs to."""
+    """host:port of the cluster's head node; auto: the cluster that this host belongs to."""
     hosts: int | None = Field(None, ge=1)
     """Number of hosts that the run reserves as a whole; null: all hosts with a GPU, or all hosts if none has
     one."""
@@ -288,7 +290,8 @@ class RunConfig(Settings):
     """Seconds without progress after which a run or one of its parts counts as frozen and is ended, with a
     report. A worker counts as frozen after a tenth of this time without a heartbeat. 0: no limit."""
     max_restarts: int = Field(3, ge=0)
-    """How often within an hour areal restarts each engine, and the learner, after it was lost; 0: never."""
+    """Maximum number of times within an hour that areal restarts each lost engine, or the lost learner; 0:
+    never."""
 
 
 class Config(Settings):
@@ -298,26 +301,26 @@ class Config(Settings):
     """The environment: an id, path/to/file.py:Class, a YAML file, or the folder of a package
     (docs/environments.md)."""
     env_options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the environment; `areal env show` lists them."""
+    """Keyword arguments for the environment; `areal env show` lists them."""
     agent: str = "single-turn"
     """How the model acts in the environment: a registered name, or path/to/file.py:Name (docs/agents.md)."""
     agent_options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the agent."""
+    """Keyword arguments for the agent."""
     model: str = STARTER
     """A hub id, a folder, or 'starter', the model that ships with areal."""
     recipe: str | None = None
-    """Name of the recipe, predefined settings to start from (`--recipe list`, docs/recipes.md). null: chosen
-    by the size of the model and the GPUs for models of 50 million parameters or more, no recipe for smaller
-    ones. none: no recipe."""
+    """Name of the recipe: predefined settings to start from (`--recipe list`, docs/recipes.md). null: for
+    models of 50 million parameters or more, the size of the model and the GPUs decide; smaller models get no
+    recipe. none: no recipe."""
     steps: int = Field(100, ge=1)
     """Number of updates."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Random seed for the order of the problems and for sampling; with max_staleness=0 also for each request
-    (docs/staleness.md)."""
+    """Random seed for the order of the problems and for sampling. With max_staleness=0 on a CPU, it also
+    seeds each request (docs/staleness.md)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device of learner and engines; auto: the GPU if there is one."""
+    """Device of the learner and the engines; auto: the GPU if there is one."""
     placement: Literal["local", "ray"] = "local"
-    """Where learner and engines run. local: on this machine. ray: on the hosts of a Ray cluster
+    """Where the learner and the engines run. local: on this machine. ray: on the hosts of a Ray cluster
     (docs/cluster.md)."""
     output: Path = Path("runs")
     """Folder in which the run directory is created."""
