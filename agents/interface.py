@@ -14,8 +14,8 @@ Message = dict[str, Any]
 arguments as a JSON string) and ``tool_call_id``."""
 
 Content = str | list[dict[str, Any]]
-"""Content of a message: text, or a list of parts. Each part is text, ``{"type": "text", "text": …}``, or a
-picture, ``{"type": "image", "image": …}``, as the bytes of a PNG file."""
+"""Content of a message: text, or a list of parts. Each part is text, ``{"type": "text", "text": …}``, or an
+image, ``{"type": "image", "image": …}``, as the bytes of a PNG file."""
 
 Tool = dict[str, Any]
 """A tool in OpenAI's format: ``{"type": "function", "function": {"name", "description", "parameters"}}``."""

@@ -106,12 +106,12 @@ class Program:
             PolicyFailed: the program failed because of the model's response.
             ConversationTooLong: it failed because the task leaves no room for a response.
             ProgramFailed: it failed for another reason.
-            UserError: the task contains a picture.
+            UserError: the task contains an image.
         """
         task = await env.reset()
-        if not isinstance(task, str):  # check_sight refuses only pictures that are declared or shown first
+        if not isinstance(task, str):  # check_sight refuses only images that are declared or shown first
             raise UserError(
-                "the environment shows a picture that its observation_space does not declare, but a "
+                "the environment shows an image that its observation_space does not declare, but a "
                 "program receives only text; choose an agent such as single-turn or multi-turn"
             )
         async with self._slots, model.endpoint(self._max_completions, self._settings) as at:

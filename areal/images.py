@@ -19,22 +19,22 @@ import numpy as np
 from areal.errors import UserError
 
 MAX_PIXELS = 2**25
-"""Maximum number of pixels of a picture: 33 million, as on an 8K screen. They take 100 MB, and image
-processors downscale such pictures anyway."""
+"""Maximum number of pixels of an image: 33 million, as on an 8K screen. They take 100 MB, and image
+processors downscale such images anyway."""
 MAX_ASPECT = 200
 """Maximum ratio of the longer to the shorter side: the image processors of supported models refuse more."""
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 """File formats that the vendors' models accept. Pillow starts programs to read some others (EPS)."""
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error)
-"""Exceptions of Pillow for a file that is not a picture, is truncated or is damaged."""
+"""Exceptions of Pillow for a file that is not an image, is truncated or is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture among the tokens of a sequence.
+    """An image among the tokens of a sequence.
 
     Attributes:
-        png: the picture.
+        png: the image.
         start: index of the first of its placeholders among the tokens.
         tokens: the number of its placeholders, which are consecutive.
     """
@@ -72,7 +72,7 @@ class Png(bytes):
 
 
 class LatestFiles:
-    """A cache of recent pictures as PNG files, because programs send their whole history each time.
+    """A cache of recent images as PNG files, because programs send their whole history each time.
 
     Args:
         limit: maximum number of bytes of PNG files in the cache.
@@ -102,20 +102,20 @@ class LatestFiles:
 
 
 _LATEST = LatestFiles(2**28)
-"""Enough for some hundred screenshots; active conversations keep their pictures anyway."""
+"""Enough for some hundred screenshots; active conversations keep their images anyway."""
 
 
 def to_png(picture: Any) -> Png:
-    """Return a picture as a PNG file.
+    """Return an image as a PNG file.
 
     16-bit grayscale becomes 8-bit grayscale, and transparent pixels are placed on white.
 
     Args:
-        picture: an array uint8 ``[H, W, 3]``, ``[H, W, 1]`` or ``[H, W]``, a Pillow picture, or the bytes of
+        picture: an array uint8 ``[H, W, 3]``, ``[H, W, 1]`` or ``[H, W]``, a Pillow image, or the bytes of
             an image file; an 8-bit PNG file without transparency is not changed.
 
     Raises:
-        UserError: the picture is none of these, cannot be read, or is too large or too elongated.
+        UserError: the image is none of these, cannot be read, or is too large or too elongated.
     """
     if isinstance(picture, Png):
         return picture
@@ -125,7 +125,7 @@ def to_png(picture: Any) -> Png:
 
 
 def digest_of(png: bytes) -> bytes:
-    """Return the 16-byte digest of a picture; a checked file caches it."""
+    """Return the 16-byte digest of an image; a checked file caches it."""
     return (png if isinstance(png, Png) else Png(png)).digest
 
 
@@ -136,7 +136,7 @@ def size_of(png: bytes) -> tuple[int, int]:
 
 
 def open_png(png: bytes) -> Any:
-    """Return a picture as an RGB picture of Pillow."""
+    """Return an image as an RGB image of Pillow."""
     from PIL import Image as Pillow
 
     return Pillow.open(io.BytesIO(png)).convert("RGB")
@@ -158,9 +158,9 @@ def _read(picture: Any) -> Png:
             return Png(picture)
         return _saved(_in_eight_bits(opened))
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
-        raise UserError(f"a picture has more than {MAX_PIXELS} pixels; make it smaller") from error
+        raise UserError(f"an image has more than {MAX_PIXELS} pixels; make it smaller") from error
     except _UNREADABLE as error:
-        raise UserError(f"cannot read a picture: {_line(error)}; give a complete PNG or JPEG file") from error
+        raise UserError(f"cannot read an image: {_line(error)}; give a complete PNG or JPEG file") from error
 
 
 def _pixels(picture: Any) -> np.ndarray:
@@ -169,26 +169,26 @@ def _pixels(picture: Any) -> np.ndarray:
         array = array[:, :, 0]
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise UserError(
-            "a picture must be an array of uint8 with the shape (height, width, 3), but this one is "
+            "an image must be an array of uint8 with the shape (height, width, 3), but this one is "
             f"{array.dtype} with the shape {array.shape}; convert it"
         )
     return np.ascontiguousarray(array)
 
 
 def _check_size(width: int, height: int) -> None:
-    """Raise UserError if a picture has no pixels or too many, or is too elongated."""
+    """Raise UserError if an image has no pixels or too many, or is too elongated."""
     if min(width, height) < 1:
-        raise UserError(f"a picture of {width}×{height} has no pixels")
+        raise UserError(f"an image of {width}×{height} has no pixels")
     if width * height > MAX_PIXELS:
-        raise UserError(f"a picture of {width}×{height} has more than {MAX_PIXELS} pixels; make it smaller")
+        raise UserError(f"an image of {width}×{height} has more than {MAX_PIXELS} pixels; make it smaller")
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise UserError(
-            f"a picture of {width}×{height} is more than {MAX_ASPECT} times as long as it is wide; crop it"
+            f"an image of {width}×{height} is more than {MAX_ASPECT} times as long as it is wide; crop it"
         )
 
 
 def _in_eight_bits(opened: Any) -> Any:
-    """Return a Pillow picture in RGB, or in grayscale."""
+    """Return a Pillow image in RGB, or in grayscale."""
     from PIL import Image as Pillow
 
     # Older releases of Pillow read greys of 16 bits as integers.
@@ -196,7 +196,7 @@ def _in_eight_bits(opened: Any) -> Any:
         return Pillow.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
     if opened.mode in ("I", "F"):
         raise UserError(
-            f"the values of a picture in Pillow's mode {opened.mode} have an unknown range; convert it to 8 "
+            f"the values of an image in Pillow's mode {opened.mode} have an unknown range; convert it to 8 "
             "bits"
         )
     if not opened.has_transparency_data:

@@ -216,7 +216,7 @@ class Group:
         return [t for episode in self.episodes for t in episode.trajectories]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data, in which a picture that several episodes show is stored once."""
+        """Return plain data, in which an image that several episodes show is stored once."""
         episodes, pictures = [e.to_json() for e in self.episodes], dict[str, int]()
         for image in _images_of(episodes):
             image["png"] = pictures.setdefault(image["png"], len(pictures))

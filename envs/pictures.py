@@ -11,7 +11,7 @@ from gymnasium import spaces
 from areal.images import size_of, to_png
 
 READS = (
-    "a model reads only text (a str) or, if it can see, pictures (arrays of uint8 with the shape (height, "
+    "a model reads only text (a str) or, if it can see, images (arrays of uint8 with the shape (height, "
     "width, 3))"
 )
 """The types of observation that are allowed."""

@@ -91,7 +91,7 @@ def pack(
     pictures, places = None, positions
     if any(seen):
         if sight is None:
-            raise ValueError("a trajectory contains pictures, but the model cannot see them")
+            raise ValueError("a trajectory contains images, but the model cannot see them")
         pictures = pictures_of(seen, index, owned, sight, device)
         whole = [positions_of(len(t), t.images, sight) for t in trajectories]
         places = np.concatenate([each[:, owned[i, : each.shape[1]]] for i, each in enumerate(whole)], axis=1)

@@ -105,9 +105,9 @@ class RecordedEnv:
         parts = [part for content in contents if not isinstance(content, str) for part in content]
         if not self._model.sees and any(part["type"] == "image" for part in parts):
             raise UserError(
-                f"environment '{self._pool.name}' shows a picture that neither its first observation had nor "
-                "its observation_space declares, and the model sees none: declare it there "
-                "(docs/environments.md), and take a model that sees, or show text"
+                f"environment '{self._pool.name}' shows an image that neither its first observation nor its "
+                "observation_space announced, and the model cannot see images; declare the image in "
+                "observation_space (docs/environments.md) and choose a vision-language model, or show text"
             )
 
 

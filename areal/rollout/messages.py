@@ -17,8 +17,8 @@ Key = tuple[str, str, tuple[tuple[str, str], ...], tuple[bytes, ...]]
 
 
 _OTHER = (
-    "the content of a message is text, or a list of parts, each of them text or a picture ({'type': 'image', "
-    "'image': a PNG file's bytes}): nothing else is seen"
+    "the content of a message is text, or a list of parts, each of them text or an image ({'type': 'image', "
+    "'image': a PNG file's bytes}); areal reads nothing else"
 )
 
 
@@ -51,9 +51,7 @@ def normal(message: Message) -> Message:
         raise BadRequest(f"a message needs a role: {message!r}")
     found: Message = {"role": role, "content": _content(message.get("content"))}
     if role not in ("user", "tool") and not isinstance(found["content"], str):
-        raise BadRequest(
-            f"a message with the role {role} contains a picture; only messages of user and tool may"
-        )
+        raise BadRequest(f"a message with the role {role} contains an image; only user and tool messages may")
     if calls := message.get("tool_calls"):
         found["tool_calls"] = [_call(call) for call in calls]
     for name in ("tool_call_id", "name"):

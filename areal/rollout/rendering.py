@@ -278,13 +278,13 @@ class Renderer:
         """Return messages as text; ``spelled``: with the responses as they were sampled."""
         if self._sight is None and pictures(messages):
             raise BadRequest(
-                f"the messages contain a picture, which the model cannot see; choose one of {_SEE}"
+                f"the messages contain an image, which the model cannot see; choose one of {_SEE}"
             )
         if self._template is None:
             if tools:
                 raise BadRequest("the model has no chat template, and tools need one")
             if pictures(messages):
-                raise BadRequest("the model has no chat template, and pictures need one")
+                raise BadRequest("the model has no chat template, and images need one")
             if not any(m["content"] for m in messages):
                 raise BadRequest("the messages are empty, and the model has no chat template")
             return _plain(messages)
@@ -327,7 +327,7 @@ class Renderer:
             stands = self._stand_for_pictures(messages, tools)[-count:] if count else []
         if len(stands) != count or sum(stands) != len(shown):
             raise BadRequest(
-                f"the model's chat template shows {sum(stands)} of {len(shown)} pictures; put them in "
+                f"the model's chat template shows {sum(stands)} of {len(shown)} images; put them in "
                 "messages that it does not rewrite"
             )
         return Prompt(text, *self._sight.place(ids, shown, stands))

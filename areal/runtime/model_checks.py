@@ -93,12 +93,12 @@ def check_sight(env: str, agent: Any, model: str | None = None) -> None:
     """
     if isinstance(agent, Program):
         raise UserError(
-            f"environment '{env}' shows pictures ({_WHERE}), which a program does not receive; choose an "
+            f"environment '{env}' shows images ({_WHERE}), which a program does not receive; choose an "
             "agent such as single-turn or multi-turn"
         )
     if model is not None and not sees(resolve_model(model)):
         raise UserError(
-            f"environment '{env}' shows pictures ({_WHERE}), and the model {model} cannot see them; choose "
+            f"environment '{env}' shows images ({_WHERE}), and the model {model} cannot see them; choose "
             f"one of {', '.join(FAMILIES.values())}"
         )
 
@@ -213,7 +213,7 @@ def _check_kind(path: str, config: Any) -> None:
     names = config.architectures or []
     if config.model_type in SEEING and config.model_type not in KNOWN:
         raise UserError(
-            f"areal does not know how {path} ({', '.join(names) or config.model_type}) sees pictures; "
+            f"areal does not know how {path} ({', '.join(names) or config.model_type}) sees images; "
             f"choose one of {', '.join(FAMILIES.values())}"
         )
     other = config.is_encoder_decoder or any(

@@ -80,26 +80,26 @@ def test_a_file_that_breaks_off_or_is_damaged_is_refused(form: str):
     whole = file(COLORS, form)
     assert pixels(whole).shape == COLORS.shape
     for part in (whole[: len(whole) // 2], whole[:20], b"", b"no picture"):
-        with pytest.raises(UserError, match="cannot read a picture") as refused:
+        with pytest.raises(UserError, match="cannot read an image") as refused:
             to_png(part)
         assert "\n" not in str(refused.value)
 
 
 def test_a_picture_of_pillows_that_is_read_late_is_refused():
     whole = file(COLORS)
-    with pytest.raises(UserError, match="cannot read a picture"):
+    with pytest.raises(UserError, match="cannot read an image"):
         to_png(PIL.Image.open(io.BytesIO(whole[: len(whole) // 2])))
 
 
 def test_damaged_pixels_are_refused():
     whole = bytearray(file(COLORS))
     whole[len(whole) // 2] ^= 255
-    with pytest.raises(UserError, match="cannot read a picture"):
+    with pytest.raises(UserError, match="cannot read an image"):
         to_png(bytes(whole))
 
 
 def test_other_formats_are_not_opened():
-    with pytest.raises(UserError, match="cannot read a picture"):
+    with pytest.raises(UserError, match="cannot read an image"):
         to_png(file(COLORS, "EPS"))
 
 

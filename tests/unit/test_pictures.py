@@ -250,7 +250,7 @@ def test_a_look_tells_whether_pictures_are_shown():
 def test_pictures_are_refused_before_the_start_where_they_are_lost(folder: str):
     shapes = str(ROOT / "examples/count_shapes.py:CountShapes")
     with pytest.raises(
-        UserError, match=r"shows pictures .*, and the model starter cannot see them; choose one of Qwen2-VL"
+        UserError, match=r"shows images .*, and the model starter cannot see them; choose one of Qwen2-VL"
     ):
         plan(parse_config({"env": shapes}))
     checked = plan(parse_config({"env": shapes, "model": folder, "rollout": {"max_model_len": 128}}))
@@ -273,7 +273,7 @@ def test_a_picture_that_cannot_be_shown_is_found_before_the_start(begins: Any):
         def reset(self, **task: Any) -> Any:
             return begins
 
-    with pytest.raises(EnvironmentFailure, match=r"environment 'made': reset in the task .* a picture"):
+    with pytest.raises(EnvironmentFailure, match=r"environment 'made': reset in the task .* an image"):
         look_at(Made(), "made", 0, True, 10)
 
 
@@ -290,7 +290,7 @@ async def test_a_picture_that_was_not_declared_ends_the_run_of_a_model_that_sees
         renderer = Renderer(load_tokenizer(resolve_model("starter")), (1,))
         blind = RolloutWorker(engine, renderer, MultiTurn(), EnvironmentPool(made, 2, name="late"), 200)
         with pytest.raises(
-            UserError, match=r"environment 'late' shows a picture .*observation_space"
+            UserError, match=r"environment 'late' shows an image .*observation_space"
         ) as refused:
             await blind.run_episode({"seed": 0}, Sampling(10))
         assert "\n" not in str(refused.value)
@@ -426,7 +426,7 @@ async def test_pictures_of_an_agent_are_read_on_a_thread(folder: str, server: En
     assert threading.get_ident() not in canvas.threads
     assert len(canvas.threads) == 1
     assert [[image.png for image in images] for _, images in engine.asked] == [[to_png(BOARD)], [png]]
-    with pytest.raises(BadRequest, match="a picture must be an array"):
+    with pytest.raises(BadRequest, match="an image must be an array"):
         await said.chat([{"role": "user", "content": [{"type": "image", "image": BOARD / 2}]}])
 
 
@@ -445,7 +445,7 @@ async def test_pictures_of_an_environment_become_files_once():
         async with pool.lend() as env:
             if wrong:
                 with pytest.raises(
-                    EnvironmentFailure, match=r"returned info\['messages'\]: a picture must be an array"
+                    EnvironmentFailure, match=r"returned info\['messages'\]: an image must be an array"
                 ):
                     await pool.reset(env, {"seed": 0})
                 continue
@@ -476,12 +476,12 @@ async def test_pictures_that_a_program_cannot_show_are_refused_in_one_line(
         (
             "user",
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
-            "cannot read a picture",
+            "cannot read an image",
         ),
-        ("user", data_url(noise(56, 56)[:200]), "messages.0: cannot read a picture"),
-        ("user", data_url(long), "messages.0: a picture of 1×300 is more than 200 times"),
-        ("user", {"type": "input_audio", "input_audio": {}}, "reads text, and pictures in messages of users"),
-        ("system", {"type": "image_url", "image_url": url}, "reads text, and pictures in messages of users"),
+        ("user", data_url(noise(56, 56)[:200]), "messages.0: cannot read an image"),
+        ("user", data_url(long), "messages.0: an image of 1×300 is more than 200 times"),
+        ("user", {"type": "input_audio", "input_audio": {}}, "reads text, and images in user and tool"),
+        ("system", {"type": "image_url", "image_url": url}, "reads text, and images in user and tool"),
     ):
         async with recorder(folder, Recording(), server).endpoint(10) as at:
             openai = AsyncOpenAI(base_url=at.base_url, api_key=at.api_key)

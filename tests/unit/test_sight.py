@@ -248,12 +248,12 @@ def test_messages_with_different_pictures_differ():
     assert key(user("a", WIDE)) == key(user("a", WIDE))
     assert key(user("a", WIDE)) != key(user("a", OTHER))
     assert key(user("a", WIDE)) != key(user("a"))
-    with pytest.raises(BadRequest, match="role system contains a picture"):
+    with pytest.raises(BadRequest, match="role system contains an image"):
         normal({"role": "system", "content": [{"type": "image", "image": WIDE}]})
     for content in (3, [3], [{"type": "audio", "audio": b""}], [{"type": "image", "image": None}]):
-        with pytest.raises(BadRequest, match="nothing else is seen"):
+        with pytest.raises(BadRequest, match="areal reads nothing else"):
             normal({"role": "user", "content": content})
-    with pytest.raises(BadRequest, match="cannot read a picture"):
+    with pytest.raises(BadRequest, match="cannot read an image"):
         normal({"role": "user", "content": [{"type": "image", "image": b"GIF?"}]})
 
 
@@ -273,7 +273,7 @@ def test_a_picture_keeps_each_pixel_as_a_file():
     "wrong", [np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), "a.png"]
 )
 def test_what_is_no_picture_is_refused(wrong: object):
-    with pytest.raises(UserError, match="a picture"):
+    with pytest.raises(UserError, match="an image"):
         to_png(wrong)
 
 
@@ -295,9 +295,7 @@ def test_another_way_to_see_is_refused_with_the_reason(tmp_path: Path):
     config = AutoConfig.for_model("llava")
     config.architectures = ["LlavaForConditionalGeneration"]
     config.save_pretrained(tmp_path)
-    with pytest.raises(
-        UserError, match=r"areal does not know how .* sees pictures; choose one of .*Qwen3-VL"
-    ):
+    with pytest.raises(UserError, match=r"areal does not know how .* sees images; choose one of .*Qwen3-VL"):
         check_architecture(str(tmp_path), training=True)
 
 

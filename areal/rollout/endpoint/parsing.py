@@ -63,8 +63,8 @@ def _part_text(part: Any, location: str) -> str:
             return text
     raise Refusal(
         400,
-        f"{location}: parts of type {shown(kind)} are not supported; this endpoint reads text, and pictures "
-        "in messages of users and tools",
+        f"{location}: parts of type {shown(kind)} are not supported; this endpoint reads text, and images "
+        "in user and tool messages",
     )
 
 

@@ -50,7 +50,7 @@ def _png(part: dict[str, Any], location: str) -> bytes:
         encoded = found and found[1]
     if not isinstance(encoded, str):
         raise Refusal(
-            400, f"{location}: send the picture in the request, in base64; this endpoint does not fetch URLs"
+            400, f"{location}: send the image in the request, in base64; this endpoint does not fetch URLs"
         )
     try:
         return to_png(base64.b64decode(encoded, validate=True))
