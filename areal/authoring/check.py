@@ -65,7 +65,7 @@ def check_env(
 
     Returns:
         One finding for each rule, and warnings. A call that hangs ends the checks. A call that never releases
-        Python's lock ends this process with SIGKILL, after a line that says so.
+        the GIL ends this process with SIGKILL, after a line that says so.
     """
     subject = Subject(make, CallWatch(time_limit))
     with subject.watch.guarded():
@@ -99,12 +99,12 @@ def _findings(subject: Subject, rules: Mapping[str, Callable[[Subject], str]]) -
 
 
 def _of_locks(subject: Subject) -> list[Finding]:
-    """Warn of calls that held Python's lock for long, unless the environment runs in its own process."""
+    """Warn of calls that held the GIL for long, unless the environment runs in its own process."""
     metadata = getattr(getattr(subject, "env", None), "metadata", None) or {}
     if metadata.get("isolation") == "process":
         return []
     found = sorted(subject.watch.locked.items(), key=lambda call: -call[1])
-    return [Finding("isolation", "warning", f"{what}: for {s:.1f} s it {LOCK}") for what, s in found[:1]]
+    return [Finding("isolation", "warning", f"{what} ({s:.1f} s) {LOCK}") for what, s in found[:1]]
 
 
 def _finding(rule: str, error: Exception) -> Finding:
@@ -114,5 +114,5 @@ def _finding(rule: str, error: Exception) -> Finding:
     if call is None:  # no call of the environment was running, so it is not at fault
         return Finding(rule, "not checked", f"the check itself raised {explained(error, watch.__file__)}")
     return Finding(
-        rule, "failed", f"{call} raised {explained(error, watch.__file__)}; an environment never raises"
+        rule, "failed", f"{call} raised {explained(error, watch.__file__)}; an environment must not raise"
     )

@@ -115,7 +115,7 @@ def _init(given: argparse.Namespace) -> None:
 
     for path in write_package(given.name, Path()):
         print(path)
-    print(f"try it: areal env check {given.name}; areal train --env {given.name}")
+    print(f"to try it: areal env check {given.name}; areal train --env {given.name}")
 
 
 def _list(given: argparse.Namespace) -> None:
@@ -237,6 +237,6 @@ def _show_data(given: argparse.Namespace) -> None:
     else:
         for line in show_data.as_lines(read, given.count):
             print(plain(line))
-        print(f"\ntrain on it: {show_data.command(given.place, read, options)}")
+        print(f"\nto train on it: {show_data.command(given.place, read, options)}")
     if read.loaded.skipped:
         sys.exit(1)

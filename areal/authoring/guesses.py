@@ -17,9 +17,9 @@ from areal.authoring.subject import FILLERS, Subject, short
 from areal.envs.pictures import words_of
 
 GUESSED = 32
-"""Number of problems that are guessed: a guess that is right twice as often as chance shows."""
+"""Number of problems that are guessed: enough to reveal a guess that is right twice as often as by chance."""
 _UNLIKELY = 1e-4
-"""Probability of a count under chance below which it is not chance; about twenty guesses are tried."""
+"""Probability under chance below which a count is not chance; about twenty guesses are tried."""
 _LUCK = 0.1
 """Share of problems in which a guess may be right if the prompt names no choices."""
 _FORMS = ("{}", "Answer: {}", "\\boxed{{{}}}", "<answer>{}</answer>")
@@ -56,7 +56,7 @@ class _Count:
         return sum(0 < 0.9 * top <= reward for reward in self.earned)
 
     def is_chance(self, top: float) -> bool:
-        """Return whether it may have been right so often by chance."""
+        """Return whether it may have been right this often by chance."""
         tried, chance = len(self.earned), self.expected / len(self.earned)
         tail = range(self.right(top), tried + 1)
         return sum(math.comb(tried, k) * chance**k * (1 - chance) ** (tried - k) for k in tail) >= _UNLIKELY
@@ -122,7 +122,7 @@ def _distinct(subject: Subject) -> Iterator[dict[str, object]]:
 
 
 def choices_in(prompt: str) -> list[str]:
-    """Return the choices that a prompt names: letters or numbers of a list, or yes and no; or none."""
+    """Return the choices that a prompt names: the letters or numbers of a list, or yes and no, or none."""
     for alphabet in _ALPHABETS:
         named = set(re.findall(rf"(?<![\w.])([{alphabet}])(?:\)|[.:](?=\s))[ \t]*\S", prompt))
         count = next((i for i, name in enumerate(alphabet) if name not in named), len(alphabet))

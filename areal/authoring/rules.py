@@ -105,7 +105,7 @@ def is_deterministic(subject: Subject) -> str:
         first = subject.reset(env, task)
         for again, which in ((env, "the second time"), (other, "in another instance")):
             if not data_equivalence(first, subject.reset(again, task)):
-                raise Broken(f"reset({arguments(task)}) returns something else {which}; {mend}")
+                raise Broken(f"reset({arguments(task)}) returns something different {which}; {mend}")
         for action in (FILLERS[0], *([None] if subject.solves else [])):
             one, two = (subject.run_episode(e, task, action).steps for e in (env, other))
             if not data_equivalence(one, two):
@@ -207,7 +207,7 @@ def _checked_reward(reward: Any, info: dict[str, Any], player: str) -> bool:
 def solutions_earn(subject: Subject) -> str:
     """The environment's solution earns more than an action that is not a solution."""
     if not subject.solves:
-        raise Unknown("define a method solution() -> str of the environment to have more rules checked")
+        raise Unknown("to have more rules checked, give the environment a method solution() -> str")
     for task in subject.tasks():
         best, worst = (subject.run_episode(subject.env, task, action).reward for action in (None, FILLERS[0]))
         if not best > worst:
@@ -272,7 +272,7 @@ def is_fast(subject: Subject, seconds: float = 0.5) -> str:
     many = sum(outcome.result() for outcome in running)
     if many < 10:
         subject.warn(
-            f"{many:.1f} episodes/s with {THREADS} threads may slow training down; increase "
+            f"{many:.1f} episodes/s with {THREADS} threads may slow down training; increase "
             "rollout.env_workers, or do less in step"
         )
     return f"{one:,.0f} episodes/s with one thread, {many:,.0f} with {THREADS} (rollout.env_workers)"

@@ -19,11 +19,11 @@ from areal.errors import place_of
 T = TypeVar("T")
 _TICK = 0.05
 _LONG = 1.0
-"""Seconds for which a call may hold the interpreter's lock without a report."""
+"""Seconds for which a call may hold Python's global interpreter lock (GIL) without a report."""
 _MORE = 5
-"""Seconds beyond the limit after which a lock counts as lost."""
+"""Seconds beyond the limit after which the GIL counts as lost."""
 LOCK = (
-    "holds Python's lock, so nothing else in its process can run, and nothing there can end it. Give each "
+    "holds the GIL, so nothing else in its process can run, and nothing there can end it. Give each "
     'environment its own process: metadata = {"isolation": "process"} in its class, or '
     "rollout.env_isolation=process"
 )
@@ -42,7 +42,7 @@ while silent < int(limit):
 print(f"areal: error: {call} has not returned after {limit} s, and {advice}", file=sys.stderr)
 os.kill(int(process), signal.SIGKILL)
 """
-"""Ends a process that does not report every second what it does; only another process can do that."""
+"""Ends a process that does not report every second what it does. Only another process can do that."""
 
 
 class _Clocks(NamedTuple):
@@ -69,11 +69,11 @@ class CallWatch:
     """Calls with a time limit in seconds.
 
     A thread that hangs cannot be ended; it is a daemon, so it does not outlive the process. If it holds
-    Python's lock, no other code of this process runs. Within :meth:`guarded`, another process then reports
+    the GIL, no other code of this process runs. Within :meth:`guarded`, another process then reports
     this and ends this process.
 
     Attributes:
-        locked: the calls that held Python's lock, and for how many seconds.
+        locked: the calls that held the GIL, and for how many seconds.
     """
 
     def __init__(self, limit: float) -> None:
@@ -126,8 +126,8 @@ class CallWatch:
         calls = [*self._long, *(what for what, _ in list(self._calls.values()))]
         self._long.clear()
         now = _clocks()
-        # A busy machine delays this thread as well. It then waits for a processor, not for the lock, or the
-        # thread with the lock does. If the machine stands still, no process computes.
+        # A busy machine also delays this thread. In that case this thread, or the one with the GIL, waits for
+        # a processor. While a machine is suspended, no process computes.
         waited = now.time - before.time - (now.queued - before.queued)
         if (seconds := min(waited, now.computed - before.computed)) > _LONG:
             for what in calls:

@@ -1,7 +1,7 @@
 """Environments in separate processes, one each.
 
-A process can be ended in any state, even if native code holds the interpreter's lock. If it crashes or is
-killed by the kernel, nothing else ends with it.
+A process can be ended in any state, even if native code holds the GIL. If it crashes or is killed by the
+kernel, nothing else ends with it.
 """
 
 from __future__ import annotations

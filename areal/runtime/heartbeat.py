@@ -1,8 +1,8 @@
-"""Reports the state of a run when nothing in it moves any more, not even the event loop.
+"""Reports the state of a run in which nothing moves anymore, not even the event loop.
 
-Native code that holds Python's lock, such as a regular expression that backtracks forever, stops every thread
-of the process, and Ctrl-C as well. A thread of faulthandler, in C, still runs and writes the stack of each
-thread. The process can then be killed (with SIGQUIT, for example), and the run resumed.
+Native code that holds the GIL, such as a regular expression that backtracks forever, blocks every thread of
+the process and Ctrl-C. A C thread of faulthandler still runs and writes the stack of each thread. The process
+can then be killed (with SIGQUIT, for example), and the run can be resumed.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Monitor:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Watch over the run within the block, which is cancelled if the run stands still.
+        """Watch over the run within the block, which is cancelled if the run stalls.
 
         Raises:
             RunStalled: the run stalled. The message is a line that says what waited for what.

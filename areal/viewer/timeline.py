@@ -159,7 +159,7 @@ class LearnerLane:
         ready, seconds = made[-1]
         trained = ready - seconds
         spans.append((trained - update.train, trained, "train", step))
-        # The memory of the previous version is overwritten when no engine reads it any more.
+        # The memory of the previous version is overwritten once no engine reads it.
         before = [time for time in self._loads.get(step - 1, ()) if trained < time < ready]
         if before:
             spans.append((trained, before[-1], "load", step - 1))

@@ -41,7 +41,7 @@ class Caller:
                 self._messages.send("cancel", number)
 
     def take(self, kind: Kind, number: int, body: bytes) -> None:
-        """Process an answer or an error; if nobody waits for it any more, nothing happens."""
+        """Process an answer or an error; if nobody waits for it anymore, nothing happens."""
         answer = self._answers.get(number)
         if answer is None or answer.done():
             return

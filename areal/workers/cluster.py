@@ -72,7 +72,7 @@ class Cluster(Protocol):
         ...
 
     async def watch(self) -> None:
-        """Wait until the cluster itself is lost, so that it can start nothing any more.
+        """Wait until the cluster itself is lost, so that it can no longer start anything.
 
         Raises:
             WorkerLost: the cluster is lost.

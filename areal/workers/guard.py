@@ -1,15 +1,14 @@
-"""Finds frozen workers: workers that have not ended, but make no progress any more.
+"""Finds frozen workers: workers that have not ended but no longer make progress.
 
 Each process of a worker sends a heartbeat every second: :class:`Beat`. A worker counts as frozen, and is
 killed, if for longer than a limit
 
 - *it sends no heartbeat*, for example because it is stopped (SIGSTOP), its host hangs, its event loop is
-  blocked, or native code holds Python's lock forever. Such code may be working: compilers and reads of cold
-  files hold that lock for long. While the process computes, reads or writes, its limit is therefore ten times
-  as long.
+  blocked, or native code holds the GIL forever. Such code may be working: compilers and reads of cold files
+  hold the GIL for long. The limit is therefore ten times as long while the process computes, reads or writes.
 - *one of its subprocesses is stopped*, such as vLLM's own: the worker answers, but no token ever arrives.
 - *it has work in progress, and its count of completed work does not increase*, with a limit that is ten times
-  as long: one step of an engine may be a long prefill, and one of a learner a compilation.
+  as long: one step of an engine may be a long prefill, and one step of a learner may be a compilation.
 
 Imports, compilers and subprocesses delay a worker that is starting, which may send no heartbeat for minutes.
 It is left alone while any of its processes computes, reads or writes; otherwise its limit is ten times as

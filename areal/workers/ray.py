@@ -228,7 +228,7 @@ class RayCluster:
         return self._lost
 
     async def _watch_head(self) -> str:
-        """Briefly return that the head does not respond any more, or that this cluster is closed."""
+        """Briefly return that the head node no longer responds, or that this cluster is closed."""
         address = ray.get_runtime_context().gcs_address
         host, _, port = address.rpartition(":")
         silent, looked = 0.0, time.monotonic()

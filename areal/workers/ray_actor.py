@@ -99,8 +99,8 @@ def _by_number(gpu: str) -> tuple[int, int, str]:
 class RemoteProcess:
     """The process of a worker on another host; see :class:`areal.workers.process.WorkerProcess`.
 
-    If its host does not respond any more, a killed process counts as ended after a few seconds. Its handle
-    then closes the connection, which actually ends the process.
+    If its host no longer responds, a killed process counts as ended after a few seconds. Its handle then
+    closes the connection, which actually ends the process.
 
     Args:
         actor: the actor that started it.

@@ -123,8 +123,8 @@ def _write_on_signals(file: int) -> None:
     def write_stacks(*_: object) -> None:
         faulthandler.dump_traceback(file, all_threads=True)
 
-    signal.signal(_ASKED, write_stacks)  # its thread has Python's lock, so the others stand still
-    faulthandler.register(_FORCED, file, all_threads=True)  # even if native code holds that lock
+    signal.signal(_ASKED, write_stacks)  # its thread has the GIL, so the others do not run
+    faulthandler.register(_FORCED, file, all_threads=True)  # even if native code holds the GIL
 
 
 def _open_shared() -> int:
@@ -150,7 +150,7 @@ async def take_stacks(pid: int, file: int, forced: bool) -> str:
     found, until = [], time.monotonic() + _LIMIT
     ways = (_ASKED, _FORCED) if forced else (_ASKED,)
     for vitals in sorted(read_family(pid), key=lambda vitals: not vitals.stopped):
-        text = " not asked any more\n"
+        text = " not asked, because of the time limit\n"
         if time.monotonic() <= until:
             text = await _stacks(vitals, file, ways)
         found.append(f"process {vitals.pid} ({vitals.name}), state {vitals.state}:{text}")

@@ -150,7 +150,7 @@ BROKEN: dict[str, tuple[str, Any, list[str]]] = {
     "chance": (
         "determinism",
         {"numbers": lambda self: (random.randrange(10**6), 1)},
-        ["returns something else the second time", "np_random"],
+        ["returns something different the second time", "np_random"],
     ),
     "one answer for all": (
         "threads",

@@ -1,7 +1,7 @@
 """Runs trackers beside a run; none of them can stop, block or slow the run.
 
-Each tracker has its own thread and a bounded queue. If a tracker raises, it is not used any more; calls that
-do not fit into its queue are dropped; the end of the run only waits for some seconds. Each of these is
+Each tracker has its own thread and a bounded queue. A tracker that raises is no longer used. Calls that do
+not fit into its queue are dropped. The end of the run waits for it only for some seconds. Each of these is
 reported once, in one line. Data that a tracker lacks is in the run directory.
 """
 
