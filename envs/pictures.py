@@ -47,7 +47,7 @@ def kind_of(observation: Any) -> str:
     ):
         for name, value in observation.items():
             if not isinstance(value, str) and not is_picture(value):
-                return f"{kind} whose {name!r} is of the type {kind_of(value)}"
+                return f"{kind} whose {name!r} is of type {kind_of(value)}"
     return kind
 
 

@@ -72,7 +72,7 @@ class ToolSpec:
                 if name not in self.optional:
                     raise ToolError(f"{self.name} needs the argument '{name}'")
             elif type(arguments[name]) is not {"string": str, "integer": int}[kind]:
-                raise ToolError(f"{self.name}: '{name}' must be of the type {kind}")
+                raise ToolError(f"{self.name}: '{name}' must be of type {kind}")
         return dict(arguments)
 
 

@@ -30,7 +30,7 @@ def not_in_words(env: Any, observation: Any, name: str) -> str:
     """
     actions = getattr(env, "action_space", None)
     if not is_readable(observation):
-        wrong = f"its observations are of the type {kind_of(observation)}, but {READS}"
+        wrong = f"its observations are of type {kind_of(observation)}, but {READS}"
     elif isinstance(actions, _NO_TEXT):
         wrong = f"its actions are {actions}, but a model writes text"
     else:

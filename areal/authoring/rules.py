@@ -85,7 +85,7 @@ def spaces_are_honest(subject: Subject) -> str:
         episode = subject.run_episode(env, task, FILLERS[0])
         for name, observation in [("reset", episode.observation)] + [("step", s[0]) for s in episode.steps]:
             if not is_readable(observation):
-                raise Broken(f"{name} returned an observation of the type {kind_of(observation)}; {READS}")
+                raise Broken(f"{name} returned an observation of type {kind_of(observation)}; {READS}")
             if observation not in env.observation_space:
                 raise Broken(
                     f"{name} returned an observation outside of the observation space: "

@@ -79,7 +79,7 @@ def _write(source: Path, base: str, folder: Path) -> None:
         if wrong := get_peft_model_state_dict(adapted).keys() ^ stored.keys():
             raise ValueError(f"only one of them has {min(wrong)}, and {len(wrong) - 1} more")
         if not hasattr(adapted, "merge_and_unload"):
-            raise ValueError(f"adapters of the type {adapted.active_peft_config.peft_type} cannot be merged")
+            raise ValueError(f"adapters of type {adapted.active_peft_config.peft_type} cannot be merged")
         merged: Any = adapted.merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:_SHOWN]

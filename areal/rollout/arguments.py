@@ -1,4 +1,4 @@
-"""Reads the arguments of tool calls as JSON, if clients can read the text of a model or program again."""
+"""Reads the arguments of tool calls as JSON; text that clients could not read back is refused."""
 
 from __future__ import annotations
 

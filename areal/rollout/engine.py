@@ -161,7 +161,6 @@ class Engine(Sampler, Protocol):
             EngineLost: the engine has died, cannot load the weights, or has received other weights.
             TransferFailed: the weights did not arrive. Generation is paused until the engine has connected
                 again and loaded a version.
-                again and loaded a version.
         """
         ...
 

@@ -227,9 +227,7 @@ class EnvironmentPool:
 
     async def _content(self, what: str, observation: Any) -> Content:
         if not is_readable(observation):
-            raise self._failure(
-                what, f"returned an observation of the type {kind_of(observation)}, but {READS}"
-            )
+            raise self._failure(what, f"returned an observation of type {kind_of(observation)}, but {READS}")
         if isinstance(observation, str):
             return observation
         content: Content = await self._read(what, "an observation", content_of, observation)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _MARK = "\ue000response\ue000"
 """Placeholder of a response, to find the text after it."""
 _SPELLED = "\ue000spelled\ue000"
-"""Replaces a placeholder in text, while those of images are searched."""
+"""Replaces a placeholder that text contains, while the placeholders of images are located."""
 _OPENINGS = 256
 """Number of cached openings: more than the number of groups that begin at once."""
 

@@ -308,7 +308,7 @@ class VLLMEngine:
             EngineLost: vLLM's process has died, or cannot report them.
         """
         reports = self._llm.collective_rpc("report_layers")
-        answers = await self._answer(reports, "cannot tell the types of its layers")
+        answers = await self._answer(reports, "cannot report the types of its layers")
         # Workers have parts of the same layers; a difference in one of them is visible.
         return list(dict.fromkeys(tuple(layer) for report in answers for layer in report))
 

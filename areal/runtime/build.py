@@ -159,7 +159,7 @@ async def open_trainer(
 
 
 def membership(plan: Plan, trainer: Trainer, worker: EpisodeRunner, monitor: Monitor) -> Membership:
-    """Return the component with which engines join a running run, leave it, and are replaced."""
+    """Return the component with which engines join an active run, leave it, and are replaced."""
     guard, starts = monitor.guard, Counter[int]()
     eos = eos_ids_of(plan.model, load_tokenizer(plan.model))
 

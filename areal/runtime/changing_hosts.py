@@ -1,10 +1,10 @@
-"""Handles hosts of a cluster that join a running run, that are about to leave, or that are gone.
+"""Handles hosts of a cluster that join an active run, that are about to leave, or that are gone.
 
 A run has as many hosts as at its start, plus up to ``ray.grow`` more. A host that joins the cluster while the
 run has fewer gets engines, like the initial hosts. A host that the cluster is about to take away (a spot
-notice, ``ray drain-node``) shuts down its engines in order, and is released. On a host that is gone, no
-engine starts again; the next host that joins takes its place. If it had ranks of the learner, the learner is
-restarted on hosts with room.
+notice, ``ray drain-node``) shuts down its engines gracefully and is released. On a host that is gone, no
+engine starts again; the next host that joins takes its place. If it had ranks of the learner, the learner
+restarts on hosts with room.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ChangingHosts:
                 await self._members.add(name)
         except (UserError, WorkerLost) as error:
             self._refused.add(name)
-            self._notice(f"host {name} does not get an engine: {error}")
+            self._notice(f"host {name} gets no engine: {error}")
         finally:
             self._joining.discard(name)
 

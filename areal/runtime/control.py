@@ -1,9 +1,9 @@
-"""The control socket of a run, by which a command in another terminal reaches the run.
+"""The control socket of a run, through which a command in another terminal reaches the run.
 
 The socket is a Unix socket in the run directory. Only the owner of the run can open it, and it is removed
-when the run ends. A request is one line of JSON, ``{"command": "list"}``, and so is the answer: ``{"result":
-…}``, or ``{"error": …}`` with one line for the user. The work of a request continues if its sender
-disconnects.
+when the run ends. A request is one line of JSON, ``{"command": "list"}``. The answer is another:
+``{"result": …}``, or ``{"error": …}`` with one line for the user. The work of a request continues if its
+sender disconnects.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ async def _answer(line: bytes, commands: Commands) -> dict[str, Any]:
 
 
 def ask(run: str, command: str, **fields: Any) -> Any:
-    """Send a request to a running run, and wait for the answer.
+    """Send a request to an active run, and wait for the answer.
 
     Raises:
         UserError: the run does not exist, is not running, or refuses the request.

@@ -1,6 +1,6 @@
 """Digests of a checkpoint's files, which reveal damage before anything is loaded.
 
-They are in ``SHA256SUMS``, which is written last and which ``sha256sum -c`` reads, too.
+They are in ``SHA256SUMS``, which is written last. ``sha256sum -c`` can read it, too.
 """
 
 from __future__ import annotations

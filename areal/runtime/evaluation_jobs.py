@@ -30,7 +30,7 @@ from areal.workers.cluster import Cluster
 
 _REQUEST = "evaluation.json"
 _PROMPT_ROOM = 4096
-"""Number of tokens for a benchmark's question besides the longest response, if the model allows it."""
+"""Number of tokens for a benchmark's question, beyond the longest response, if the model allows it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def export_model(run: str | Path, folder: str | Path, step: Step = None) -> int 
 def _chosen(directory: RunDirectory, kept: list[int], step: Step) -> int:
     if not kept:
         raise UserError(f"{directory.path} has no checkpoint yet; export the model after the first one")
-    there = f"its checkpoints are of updates {', '.join(map(str, kept))}"
+    there = f"its checkpoints are those of updates {', '.join(map(str, kept))}"
     if step is None:
         return kept[-1]
     if step == "best":

@@ -22,9 +22,9 @@ from areal.threads import CallThread
 log = logging.getLogger(__name__)
 
 _ANSWER = "?"
-"""An answer to no problem: a verifier that fails whatever it is given is found before the engines start."""
+"""An answer to no problem. It reveals a verifier that always fails before the engines start."""
 _GRACE = 10.0
-"""Time limit of a close, in seconds."""
+"""Time limit for closing an environment, in seconds."""
 
 
 class Look(NamedTuple):
@@ -46,7 +46,7 @@ def look_at(
     """Reset an environment once, answer once, and close it; for a mixture, each of its members.
 
     Resources that the calls have opened, such as a session of a server, a browser or a container, are not
-    kept for the run, which uses other instances and begins with its first problem. This instance later only
+    kept for the run. The run uses other instances and begins with its first problem. This instance later only
     provides its problems and its notices.
 
     Args:

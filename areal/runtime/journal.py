@@ -184,7 +184,7 @@ class _File:
         return self._size - 2 * sum(length for _, length in self._places.values())
 
     def write(self, kind: str, number: int, version: int, line: str = "") -> None:
-        """Append a record; ``line`` is the JSON of a group, with its line end."""
+        """Append a record; ``line`` is the JSON of a group, with its newline."""
         data = f"{kind} {number} {version} {line}".rstrip().encode()
         left = memoryview(b"%08x %s\n" % (zlib.crc32(data), data))
         self._size += len(left)

@@ -1,6 +1,6 @@
 """One rank of a run's learner, as a worker (:mod:`areal.workers`).
 
-All ranks receive the same calls in the same order, so that they make the same collectives. Calls that must
+All ranks receive the same calls in the same order, so that they call the same collectives. Calls that must
 not overlap are plain methods; :meth:`LearnerRank.send` and :meth:`LearnerRank.write` run concurrently with
 updates.
 

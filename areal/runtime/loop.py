@@ -8,10 +8,10 @@ again at the point of consumption.
 A step (:meth:`Trainer._step`) waits for four things, in this order:
 
 1. *Its batch*: enough groups that may be taken now. Finished episodes unblock it; new ones begin as the
-version of the engine's weights rises.
+   version of the engine's weights rises.
 2. *The update*: the learner's processes. Only a second Ctrl-C, which kills them, interrupts it.
-3. *The load of the previous update*, which the engine finishes, because the memory that it reads is then
-overwritten. At η=0 the step also waits for its own load.
+3. *The load of the previous update*: the engine must finish it, because the memory that it reads is
+   overwritten next. At η=0, the step also waits for its own load.
 4. *The previous checkpoint*, if a new one is due: the disk.
 
 Any background failure (generation, a load, a checkpoint, an evaluation) ends each of these waits except the
@@ -80,10 +80,10 @@ class Trainer:
         self._main: asyncio.Task[None] | None = None
         self._lost: asyncio.Future[None] | None = None
         self._batch: Batch | None = None  # the learner's next batch, once it is complete
-        self._whole = True  # whether the learner has made self.version updates, and is not lost or in another
+        self._whole = True  # whether the learner is neither lost nor within an update
 
     def stop(self) -> None:
-        """Stop in order: :meth:`run` finishes the current update, and writes a checkpoint.
+        """Stop gracefully: :meth:`run` finishes the current update and writes a checkpoint.
 
         While the learner is being restarted, no checkpoint is written, because the recorded batches suffice
         to resume.

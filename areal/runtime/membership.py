@@ -1,4 +1,4 @@
-"""Engines that join and leave a running run, or are lost and replaced.
+"""Engines that join and leave an active run, or are lost and replaced.
 
 An engine joins between two loads of weights: it is connected to the learner alone, loads the version of the
 others, and only then receives requests. One that leaves receives no new requests; those in flight finish or,
@@ -10,7 +10,7 @@ A broadcast's members cannot change, so after each change the present ones begin
 
 A lost engine receives no further requests, its requests in flight continue elsewhere
 (:mod:`areal.rollout.engines`), and another one starts in its place, with its name and its devices, within the
-budget of the run. It joins like any other. With no engine left, requests wait for it.
+budget of the run. It joins like any other. If there is no engine left, requests wait for it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _LOOK = 1.0
 """Interval in seconds of checks whether a lost learner is back."""
 
 StartEngine = Callable[[Placement, int], Awaitable[tuple[str, SingleEngine]]]
-"""Starts the last engine of a placement, given its number; returns its name and the engine."""
+"""Starts the last engine of a placement, given its number; returns the engine's name and the engine."""
 Announce = Callable[[Mapping[str, SingleEngine], float | None], Awaitable[None]]
 """Lets remote rollout workers use these engines from now on, and leave others within this many seconds."""
 
 
 class Membership:
-    """Starts and ends engines of a running run.
+    """Starts and ends engines of an active run.
 
     Args:
         config: the run's configuration.

@@ -47,11 +47,11 @@ if TYPE_CHECKING:
 
 _DEFAULT_MAX_MODEL_LEN = 4096
 _LEARNING_RATES = {False: (1e-9, 1e-3), True: (1e-8, 1e-2)}
-"""The least and the greatest learning rate that can train all weights, and an adapter (True).
+"""The smallest and the largest learning rate that can train all weights (False) or an adapter (True).
 
 An update of AdamW changes each weight by about the learning rate, whatever its gradient. Weights are about
-0.02: 1e-3 changes them by 5 % at once, and less than 1e-9 is lost in the rounding of float32. An adapter
-begins at zero and is multiplied by small weights, so it bears and needs ten times as much.
+0.02: 1e-3 changes them by 5% at once, and less than 1e-9 is lost in the rounding of float32. An adapter
+begins at zero and is multiplied by small weights, so it tolerates and needs ten times as much.
 """
 
 

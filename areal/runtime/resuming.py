@@ -16,7 +16,6 @@ The learner loads the weights of the last checkpoint, and repeats the updates af
 
 If the learner's settings were changed, the updates cannot be repeated. The run then continues from the
 checkpoint, with the groups that had been sampled until then.
-checkpoint, with the groups that had been sampled until then.
 """
 
 from __future__ import annotations

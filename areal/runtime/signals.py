@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: they act at once while nothing can be lost, and in order afterwards."""
+"""Ctrl-C, SIGTERM and SIGHUP: they stop a run at once while nothing can be lost, and gracefully later."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 async def abandoned_on_signal(notice: Callable[[str], None] = lambda line: None) -> AsyncIterator[None]:
     """Let a signal cancel the start of workers in the context; a cancelled start leaves no workers.
 
-    A KeyboardInterrupt is not suitable: it is raised anywhere, and sometimes causes a hang.
+    A KeyboardInterrupt is not suitable: it can be raised anywhere, and it sometimes causes a hang.
 
     Args:
         notice: called with a line when there is a signal.
 
     Raises:
-        Interrupted: there was a signal.
         Interrupted: there was a signal.
     """
     task, signalled = asyncio.current_task(), False

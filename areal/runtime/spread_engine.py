@@ -18,7 +18,7 @@ from areal.workers.handle import Handle, Launch, side_by_side
 log = logging.getLogger(__name__)
 
 _PORTS = range(20_000, 32_000)
-"""Ports below those that Linux assigns itself, because a free one of those may be taken at any moment."""
+"""Ports below the range from which Linux assigns ports; a free port there may be taken at any moment."""
 _TRIES = 3
 
 

@@ -75,7 +75,7 @@ class WeightSync:
         """Connect the engine to a new learner, and load the learner's weights, as ``version``.
 
         The engine may already have these weights, but a broken load is detected here, before any training. In
-        a running run, this is called between loads.
+        an active run, this is called between loads.
         """
         self._loading = None
         self._lost.clear()

@@ -147,7 +147,7 @@ def _legend_above(*panels: Axes) -> None:
 
 
 def main(run: str, title: str) -> None:
-    """Draw the curve of a running run, with low priority."""
+    """Draw the curve of an active run, with low priority."""
     from areal.telemetry.run_directory import RunDirectory, read_metrics
 
     os.nice(19)

@@ -279,12 +279,12 @@ class Timeline:
         return min(self._begin, self._end)
 
     def end(self, status: Line | None = None) -> float:
-        """Return when the run ended or, for a running run, when its status was written."""
+        """Return when the run ended or, for an active run, when its status was written."""
         now = None if status is None else finite(status, "time")
         return self._end if now is None else max(self._end, now)
 
     def lanes(self, status: Line | None = None) -> dict[str, list[Span]]:
-        """Return the spans of the learner and of each engine; ``status`` is that of a running run."""
+        """Return the spans of the learner and of each engine; ``status`` is that of an active run."""
         end = self.end(status)
         lanes = {LEARNER: self._learner.spans(end, bool(self.updates)), **self._engines.spans(end)}
         now = None if status is None else finite(status, "time")
@@ -332,7 +332,7 @@ class Timeline:
 
         Args:
             wanted: the part.
-            status: status of a running run; None: it is not running.
+            status: status of an active run; None: it is not running.
 
         Returns:
             ``start`` and ``end``; ``lanes`` with the spans of each; ``updates`` as columns; ``falls`` of
@@ -410,7 +410,7 @@ class Timeline:
 
 
 def _begun(status: Line, now: float, updates: Sequence[Update]) -> Iterator[Span]:
-    """Yield the current activity of the learner of a running run."""
+    """Yield the current activity of the learner of an active run."""
     step = updates[-1].step + 1 if updates else 1
     for wait in status.get("waits", ()):
         kind, seconds = _WAITS.get((wait.get("who"), wait.get("what"))), finite(wait, "seconds")

@@ -52,7 +52,7 @@ _MARKS = 200
 _NOR = "; it has no NAME.jsonl either, as an evaluation and the sessions of `areal serve --record` have"
 _LIVES = ("running", "suspended")
 _NOW = ("waiting", "groups")
-"""Lines of ``areal status`` that are included in the state of a running run."""
+"""Lines of ``areal status`` that are included in the state of an active run."""
 
 
 class WatchedRun(Listing):

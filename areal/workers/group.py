@@ -55,7 +55,7 @@ class WorkerGroup(Generic[W]):
         self._closing = False
 
     async def start(self) -> None:
-        """Start the workers, also if earlier ones were lost, which have then ended and released everything.
+        """Start the workers. Earlier ones that were lost have ended and released everything by then.
 
         Raises:
             WorkerLost: one of them did not start.
@@ -136,7 +136,7 @@ class WorkerGroup(Generic[W]):
             worker.kill()
 
     async def close(self, grace: float = 5.0) -> None:
-        """Shut down all workers in order, unless one has failed or runs a call that nobody waits for."""
+        """Shut down all workers gracefully, unless one has failed or runs a call that nobody waits for."""
         self._closing = True
         if self.ended.done() or self._calls:
             self.kill()

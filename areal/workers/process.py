@@ -311,7 +311,7 @@ class ProcessHandle(Generic[W]):
         self._process.kill()
 
     async def close(self, grace: float = 5.0) -> None:
-        """End the process; shut it down in order if that takes no longer than ``grace`` seconds."""
+        """End the process; shut it down gracefully if that takes no longer than ``grace`` seconds."""
         if not self.ended.done():
             self._closing = True
             self._messages.send("end", 0)

@@ -26,8 +26,8 @@ from areal.workers.cluster import Survey
 T = TypeVar("T")
 
 _NO_CLIENT = (
-    "run areal on a host of the cluster, where the address of its head is auto or host:port; from another "
-    "machine, use: ray job submit -- areal train ..."
+    "run areal on a host of the cluster, and set ray.address to auto or to host:port of the head node; from "
+    "another machine, use: ray job submit -- areal train ..."
 )
 _LOOK = 1.0
 """Interval in seconds of checks for hosts."""
@@ -190,11 +190,11 @@ def _join(address: str, patience: float) -> None:
         reason = f"no answer within {patience:g} s"
     except (ConnectionError, RuntimeError, ValueError, AssertionError) as failure:
         reason = " ".join(str(failure).split())[:300]
-    advice = "check that Ray is running on this host (`ray status`), and that the address is that of the head"
+    advice = "check that Ray is running on this host (`ray status`), and that the address is the head node's"
     if (
         "RAY_AUTH_MODE" not in os.environ
     ):  # Ray only uses a token by itself for a cluster that it finds itself
-        advice += " if the cluster requires a token, set RAY_AUTH_MODE=token"
+        advice += "; if the cluster requires a token, set RAY_AUTH_MODE=token"
     if "Version mismatch" in reason:
         advice = "run areal with the Python and the Ray with which the cluster was started"
     raise UserError(f"ray.address={address}: {reason}; {advice}")

@@ -122,11 +122,11 @@ def test_wrong():
     [
         ("shell", {"command": "ls"}, "the tool 'shell' does not exist"),
         ("read_file", {}, "read_file needs the argument 'path'"),
-        ("read_file", {"path": 3}, "'path' must be of the type string"),
+        ("read_file", {"path": 3}, "'path' must be of type string"),
         ("read_file", {"path": "a.py", "lines": 3}, "has no argument 'lines'"),
         ("read_file", {"path": "pager/none.py"}, "the file 'pager/none.py' does not exist"),
         ("read_file", {"path": "pager/pages.py", "start": 900}, "has only the lines 1 to "),
-        ("read_file", {"path": "pager/pages.py", "start": True}, "'start' must be of the type integer"),
+        ("read_file", {"path": "pager/pages.py", "start": True}, "'start' must be of type integer"),
         (
             "edit_file",
             {"path": "pager/pages.py", "old": "return", "new": ""},

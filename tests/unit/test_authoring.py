@@ -175,7 +175,7 @@ BROKEN: dict[str, tuple[str, Any, list[str]]] = {
     "no text": (
         "honest spaces",
         {"prompt": lambda self, a, b: 3},
-        ["observations are of the type int", "gym-text-v1", "other rules were not checked"],
+        ["observations are of type int", "gym-text-v1", "other rules were not checked"],
     ),
     "no text as action": (
         "honest spaces",

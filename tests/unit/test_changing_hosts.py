@@ -162,7 +162,7 @@ def test_a_host_that_lacks_something_is_asked_once():
             await this.placed({"0": "b", "1": "d"})
             await this.passes()
             assert sorted(this.cluster.asked) == ["c", "d"]
-            assert "host c does not get an engine: areal does not start on host c" in this.run.notices
+            assert "host c gets no engine: areal does not start on host c" in this.run.notices
             this.cluster.free.remove("c")
             await this.passes()
             this.cluster.broken.clear()

@@ -242,7 +242,7 @@ def test_the_model_after_any_update_can_be_had(tmp_path: Path):
     kept.export(run.path)
     assert export_model(run.path, tmp_path / "final") is None
     assert resolve_model(str(run.path)) == str(run.model)
-    with pytest.raises(UserError, match="no checkpoint of update 7; its checkpoints are of updates 1, 2, 3"):
+    with pytest.raises(UserError, match="of update 7; its checkpoints are those of updates 1, 2, 3"):
         export_model(run.path, tmp_path / "none", 7)
     with pytest.raises(UserError, match="already exists"):
         export_model(run.path, tmp_path / "final", 1)

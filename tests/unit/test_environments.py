@@ -68,7 +68,7 @@ WRONG = {
     ),
     "gives a number": (
         lambda self, action: (3, 0.0, True, False, {}),
-        r"returned an observation of the type int, .*a str",
+        r"returned an observation of type int, .*a str",
     ),
     "gives no reward": (
         lambda self, action: ("", None, True, False, {}),

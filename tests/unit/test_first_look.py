@@ -44,9 +44,9 @@ NO_TEXT = gymnasium.spaces.Discrete(3)
 @pytest.mark.parametrize(
     ("env", "complaint"),
     [
-        (begins(({"a": 1}, {})), "its observations are of the type dict, .* as gym-text-v1 does"),
-        (begins((3, {})), "of the type int"),
-        (begins((None, {})), "of the type NoneType"),
+        (begins(({"a": 1}, {})), "its observations are of type dict, .* as gym-text-v1 does"),
+        (begins((3, {})), "of type int"),
+        (begins((None, {})), "of type NoneType"),
         (begins(("go", {}), action_space=NO_TEXT), r"its actions are Discrete\(3\), but a model writes text"),
         (begins("go"), r"did not return \(observation, info\)"),
         (begins(("go", None)), r"did not return \(observation, info\)"),

@@ -148,9 +148,7 @@ async def test_an_environment_that_shows_something_else_is_refused(folder: str):
         def reset(self, **task: Any) -> Any:
             return {"image": BOARD / 255, "text": ""}, {}
 
-    with pytest.raises(
-        EnvironmentFailure, match="of the type dict whose 'image' is of the type ndarray of float64"
-    ):
+    with pytest.raises(EnvironmentFailure, match="of type dict whose 'image' is of type ndarray of float64"):
         await worker(folder, Floats, SingleTurn(), Recording()).run_episode({"seed": 0}, Sampling(10))
 
 
@@ -188,9 +186,9 @@ def test_what_cannot_be_shown_is_told_its_shape():
         (alpha, "ndarray of uint8 with the shape (4, 5, 4)"),
         (
             {"text": "", "image": BOARD / 255},
-            "dict whose 'image' is of the type ndarray of float64 with the shape ",
+            "dict whose 'image' is of type ndarray of float64 with the shape ",
         ),
-        ({"image": BOARD, "number": 3}, "dict whose 'number' is of the type int"),
+        ({"image": BOARD, "number": 3}, "dict whose 'number' is of type int"),
         ({"number": 3}, "dict"),
         (3, "int"),
     ):
@@ -223,7 +221,7 @@ def test_an_environment_of_pictures_needs_actions_in_words():
     discrete.action_space = gymnasium.spaces.Discrete(3)
     assert "its actions are Discrete(3)" in not_in_words(discrete, BOARD, "")
     assert not_in_words(CountShapes(), {"image": BOARD, "text": ""}, "") == ""
-    assert "of the type ndarray" in not_in_words(CountShapes(), BOARD / 255, "")
+    assert "of type ndarray" in not_in_words(CountShapes(), BOARD / 255, "")
 
 
 def test_messages_of_an_environment_may_have_pictures():

@@ -97,8 +97,8 @@ _TEMPERATURE = (
     "which the learner computes probabilities; remove it, or set rollout.temperature for the whole run"
 )
 _REFUSED = (
-    "{name}={value} is not available: this endpoint ignores it, but the distribution that is sampled from, "
-    "or what the model sees, may depend on it; leave it out"
+    "{name}={value} is not available: this endpoint does not support it, and the sampling distribution or "
+    "the input of the model may depend on it; remove it"
 )
 _JSON = "{name}: forced JSON is not sampled from the model; ask for it in the prompt"
 

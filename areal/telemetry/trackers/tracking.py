@@ -54,7 +54,7 @@ def require_trackers(names: Sequence[str], find: Callable[[str], Any] = find_spe
             spec = find(_MODULES.get(name, name))
         except ModuleNotFoundError:  # its parent package does not exist, either
             spec = None
-        if spec is None or spec.origin is None:  # a folder of that name, as W&B makes, is no module
+        if spec is None or spec.origin is None:  # a folder of that name, such as W&B's, is not a module
             raise UserError(
                 f"trackers={name} requires the package {name}; install it with {install_hint(name)}"
             )
