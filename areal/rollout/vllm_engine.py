@@ -242,7 +242,7 @@ class VLLMEngine:
         if not images:
             return {"type": "token", "prompt_token_ids": ids, "cache_salt": salt}
         if self._prompts is None:
-            raise BadRequest("the model does not see pictures")
+            raise BadRequest("the model cannot see images")
         return self._prompts.prompt(ids, images, salt)
 
     async def _complete(self, request: _Request, prompt: dict[str, Any], params: Any) -> Completion:

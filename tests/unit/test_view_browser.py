@@ -235,7 +235,7 @@ def test_curves_of_several_runs(page: Page, runs: dict[str, RunDirectory]):
     assert names == ["first", "second", "hostile"]
     titles = [each.text for each in page.all("figcaption")]
     for title in (
-        "Reward", "Held-out score (math-v1)", "Entropy", "Clip ratio", "Behaviour ratio", "Staleness",
+        "Reward", "Held-out score (math-v1)", "Entropy", "Clip ratio", "Behavior ratio", "Staleness",
         "Generated tokens/s", "Share of the step: learner waits", "Overlap",
     ):  # fmt: skip
         assert title in titles
@@ -447,7 +447,7 @@ def test_a_timeline_of_lanes(page: Page):
         (0.1, 0.95, 0.1, "by the learner: .* busy 95%$"),
         (1.0, 0.95, 0.1, "by the engines: the learner waits 50%"),
         (1.0, 0.3, 0.9, "by environments: .*more time in them"),
-        (1.0, 0.3, 0.1, "by the longest rollouts, pauses or a start"),
+        (1.0, 0.3, 0.1, "by the longest rollouts, by pauses or by the start"),
         (1.0, None, 0.1, None),
     ],
 )

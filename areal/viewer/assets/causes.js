@@ -20,7 +20,7 @@ export function holdUp({ start, taken, end, generate, model, env, verifier, env_
   if (wait < 0.1) return `limited by the learner: ${shares}`;
   if (busy >= 0.8) return `limited by the engines: ${shares}`;
   if (ofEnv > ofModel) return `limited by environments: ${shares}, and rollouts spend more time in them than in the model`;
-  return `limited by the longest rollouts, pauses or a start: ${shares}`;
+  return `limited by the longest rollouts, by pauses or by the start: ${shares}`;
 }
 
 // Describes the tokens/s of an update and, if they fell far below the usual rate, that rate and the causes; null: unknown.

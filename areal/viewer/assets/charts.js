@@ -1,4 +1,5 @@
-// One chart of one or two metrics: a line for each run. Hover, drag to zoom, click for the rollouts or the timeline of a step.
+// A chart of one or two metrics, with a line for each run. Hover to read values, drag to zoom, and click a step to open
+// its rollouts or its timeline.
 
 import { el, format } from "./dom.js";
 
@@ -10,7 +11,7 @@ export function runColour(run) {
   return colour(`--run-${run.index % 8}`);
 }
 
-// Steps and values of a run; [a, b] is a share, a over b.
+// Steps and values of a run; the key [a, b] means the ratio a/b.
 export function series(run, key) {
   const [above, below] = [key].flat();
   const steps = run.columns.step ?? [];
@@ -26,7 +27,7 @@ export function series(run, key) {
   return found;
 }
 
-// Mean of each value and of `half` on either side; at the ends, of those that there are.
+// Mean of each value and `half` values on either side; fewer at the ends.
 export function smooth(values, half) {
   const sums = [0];
   for (const value of values) sums.push(sums[sums.length - 1] + value);
@@ -51,8 +52,8 @@ function aligned(lines) {
 const DASHES = [[], [5, 4]];
 
 export class Chart {
-  // about: {title, help, keys, points, opens}; control: {smoothing, range, zoom(low, high), and what opens a
-  // step, rollouts(run, step) and timeline(run, step), of which `opens` is one}
+  // about: {title, help, keys, points, opens}; control: {smoothing, range, zoom(low, high), rollouts(run, step),
+  // timeline(run, step)}. `opens` is "rollouts" or "timeline": the function that opens a step.
   constructor(about, control) {
     this.about = about;
     this.control = control;
@@ -163,7 +164,7 @@ export class Chart {
     };
   }
 
-  // Thin lines where a run was resumed or a part of it restarted.
+  // Draws thin lines where a run was resumed or a part of it restarted.
   drawMarks(plot) {
     const { left, top, width, height } = plot.bbox;
     for (const run of new Set(this.lines.map((line) => line.run))) {
@@ -185,7 +186,7 @@ export class Chart {
     this.control.zoom(low, high);
   }
 
-  // The values at the cursor, or the last ones.
+  // Shows the values at the cursor, or the last ones.
   read() {
     const plot = this.plot;
     if (!plot) return;
@@ -218,7 +219,7 @@ export class Chart {
     }
   }
 
-  // Open the rollouts or the timeline of the step at the cursor, of the run whose line is next to it.
+  // Opens the rollouts or the timeline of the step at the cursor, for the run whose line is nearest to it.
   enter() {
     const plot = this.plot;
     const at = plot?.cursor.idx;
@@ -231,13 +232,13 @@ export class Chart {
   }
 }
 
-// What an axis of values shows. Many metrics are shares: one that is always 0 is not of a hundred.
+// The range of an axis of values. Many metrics are shares, so the axis of one that is always 0 ends at 1, not at 100.
 function vertical(plot, low, high) {
   if (low === null) return [null, null];
   return low === 0 && high === 0 ? [0, 1] : uPlot.rangeNum(low, high, 0.1, true);
 }
 
-// How many digits tell a tick from the next, a step away.
+// Number of digits that distinguish a tick from the next one, which is one step away.
 function digits(tick, step) {
   return tick === 0 ? 3 : Math.max(3, Math.ceil(Math.log10(Math.abs(tick) / step)) + 1);
 }

@@ -7,10 +7,10 @@ import { source } from "./source.js";
 
 const SHOWN = 50;
 const WHICH = {
-  differ: ["They differ", ([a, b]) => a !== b],
+  differ: ["Different", ([a, b]) => a !== b],
   better: ["B is better", ([a, b]) => b > a],
   worse: ["A is better", ([a, b]) => a > b],
-  same: ["The same", ([a, b]) => a === b],
+  same: ["Same", ([a, b]) => a === b],
   all: ["All", () => true],
 };
 
@@ -81,14 +81,14 @@ export function comparison(main, store, params) {
       .sort((x, y) => sign * (change(x) - change(y)) || x.problems[0] - y.problems[0]);
     const page = wanted.slice(0, shown);
     more.hidden = page.length === wanted.length;
-    note.textContent = wanted.length ? "" : "This problem does not exist.";
+    note.textContent = wanted.length ? "" : "There are no such problems.";
     head.replaceChildren(el("th", { scope: "col", class: "number" }, "problem"),
       el("th", { scope: "col", class: "number" }, "A"), el("th", { scope: "col", class: "number" }, "B"),
       el("th", { scope: "col", class: "number", "aria-sort": descending ? "descending" : "ascending" },
         el("button", { type: "button", onclick: () => ((descending = !descending), draw()) }, `B − A ${descending ? "↓" : "↑"}`)),
       ...others.map(({ each }) => el("th", { scope: "col", class: "number extra" }, each.name)),
       el("th", { scope: "col", class: "excerpt" }, "problem"));
-    const cells = new Map(); // of the problems that are not known yet
+    const cells = new Map(); // cells of problems whose text is not known yet
     body.replaceChildren(...page.map((pair) => {
       const here = problemLink(pair);
       const asked = el("a", { href: here }, prompts.get(pair.problems[0]) ?? "the responses of both");
@@ -134,7 +134,7 @@ export function comparison(main, store, params) {
         const { problems, scores } = await source.comparison(a.name, other.each.name, benchmark);
         problems.forEach(([problem], i) => other.scores.set(problem, scores[i][1]));
       } catch (error) {
-        note.textContent = error.message; // that one has other problems, say; the two that are compared do not
+        note.textContent = error.message; // for example, its problems differ; those of the compared two do not
       }
     }));
     const failed = note.textContent;

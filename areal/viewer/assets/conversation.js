@@ -9,7 +9,7 @@ const NAME_ENDS = "<|end_header_id|>";
 const CLOSES = new Set(["<|im_end|>", "<|eot_id|>", "<|end|>"]);
 const LONG = 600;
 
-// Stretches of one side: {sampled, begin, end}.
+// Consecutive tokens that were all sampled, or all given: {sampled, begin, end}.
 export function stretches({ sampled }) {
   const found = [];
   for (let i = 0; i < sampled.length; i++) {
@@ -20,7 +20,7 @@ export function stretches({ sampled }) {
   return found;
 }
 
-// The stretches by who speaks: a response is one speech, with what was put in to end its thought.
+// The stretches, grouped by speaker: a response is one speech, including text that was inserted to end its thought.
 function speeches(conversation) {
   const found = [];
   for (const stretch of stretches(conversation)) {
@@ -43,7 +43,7 @@ export function parts({ versions }, { begin, end }) {
   return found;
 }
 
-// The messages of a stretch that the model was given, by the tokens of the chat template: {role, text}.
+// The messages of a stretch that the model was given, split at the tokens of the chat template: {role, text}.
 export function messages({ texts }, { begin, end }) {
   const found = [{ role: "", text: "" }];
   let name = null;
@@ -62,7 +62,7 @@ export function messages({ texts }, { begin, end }) {
   return found.map(({ role, text }) => ({ role, text: text.trim() })).filter(({ text }) => text);
 }
 
-// What somebody wrote, with its formulas typeset or as it is written.
+// A text, with its formulas typeset or unchanged.
 export function written(text, typeset) {
   return el("div", { class: "text", dir: "auto" }, typeset ? withMathematics(text) : text);
 }
@@ -77,7 +77,7 @@ function given(message, first, typeset) {
     el("summary", {}, `${role}: ${lines.toLocaleString("en")} line${lines > 1 ? "s" : ""}`), text);
 }
 
-// What a conversation begins with, before the model spoke; also where only messages are known, or nothing.
+// The start of a conversation, before the model's first response; empty if it is not known.
 export function promptText(conversation) {
   if (!conversation) return "";
   const [first] = conversation.messages ? [] : stretches(conversation);
@@ -89,7 +89,7 @@ function said(title, children) {
   return el("section", { class: "message said" }, el("h3", {}, title), el("div", { class: "text", dir: "auto" }, children));
 }
 
-// A conversation of which only the messages are known, as of a model behind an endpoint.
+// A conversation of which only the messages are known, such as that of a model behind an endpoint.
 function showMessages({ messages: all, given: before }, prompt, typeset) {
   return all.flatMap((message, i) => {
     if (i < before) return prompt ? [given(message, true, typeset)] : [];
@@ -98,7 +98,7 @@ function showMessages({ messages: all, given: before }, prompt, typeset) {
   });
 }
 
-// What an agent did, where its conversation is not known.
+// The actions of an agent whose conversation is not known.
 export function showActions(actions, typeset) {
   return el("div", { class: "conversation" }, actions.map((text, i) =>
     said(actions.length > 1 ? `action ${i + 1}` : "response", typeset ? withMathematics(text) : [text])));

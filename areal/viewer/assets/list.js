@@ -1,4 +1,5 @@
-// The list of rollouts, of responses of an evaluation, or of sessions: filters, order, search; each one has a link of its own.
+// The list of rollouts, of responses of an evaluation, or of sessions, with filters, order and search. Each view has its
+// own link.
 
 import { el, ending, format, groupLink, link, rolloutLink, weights } from "./dom.js";
 import { namedRun, report, source, usualRun } from "./source.js";
@@ -60,7 +61,7 @@ export function list(main, store, params) {
     input("text", "Text", { type: "search", class: "wide" }),
   );
   const changed = el("button", {
-    type: "button", hidden: !ofSteps, title: "rollouts during which new weights were loaded, in all steps, the newest first",
+    type: "button", hidden: !ofSteps, title: "rollouts of all steps during which new weights were loaded, newest first",
     onclick: () => reset({ changed: asked.changed ? "" : "1" }),
   }, "Weights changed within a rollout");
   const quick = el("div", { class: "controls" },
@@ -127,7 +128,7 @@ export function list(main, store, params) {
     next = found.next;
     more.disabled = false;
     more.hidden = next === null;
-    more.textContent = asked.text ? "Search on" : "More";
+    more.textContent = asked.text ? "Continue search" : "More";
     choices(env, found.envs, (name) => name);
     choices(finish, found.finishes, ending);
     choices(part, found.parts, (name) => name);
@@ -155,7 +156,7 @@ export function list(main, store, params) {
     if (found.count === 0 && !found.left) parts.push("“All” clears the filters");
     if (found.left) parts.push(`${format(found.left)} ${records} are still being indexed`);
     if (found.damaged.length)
-      parts.push(sessions ? "some lines are damaged and are skipped" : `the records of these ${records} are damaged: ${found.damaged.map(nameOf).join(", ")}`);
+      parts.push(sessions ? "some lines are damaged and were skipped" : `the records of these ${records} are damaged: ${found.damaged.map(nameOf).join(", ")}`);
     if (found.parts_left_out) parts.push("only the first 16 parts of the reward are listed");
     if (report) parts.push(report.note);
     count.textContent = parts.join("; ");
@@ -186,7 +187,7 @@ export function list(main, store, params) {
       column("finish", null, "extra"), column("response", null, "excerpt"));
   }
 
-  // The parts of the reward, if it has several; those that have no room are in the fields above the list.
+  // The parts of the reward, if it has several; parts without a column can be chosen above the list.
   function parts() {
     return facts.parts?.length > 1 ? facts.parts.filter((name, i) => i < PARTS || name === asked.part) : [];
   }

@@ -58,7 +58,7 @@ async function refresh() {
   return { states, metrics: read.includes(true) };
 }
 
-// Serializes states without what the runs are doing now, which always changes and needs no redraw.
+// Serializes states without the current activity of the runs, which always changes and needs no redraw.
 function lasting(states) {
   return JSON.stringify(states, (key, value) => (key === "now" ? undefined : value));
 }
@@ -72,7 +72,7 @@ function showNavigation() {
 function sayHow() {
   const alive = store.runs.filter(goesOn).length;
   const every = Math.max(0, ...store.runs.map((run) => run.every));
-  const whole = every ? `; showing one of ${every} updates, the others are loading` : "";
+  const whole = every ? `; showing one in ${every} updates while the others load` : "";
   statusLine.textContent = report ? `report of ${report.when}` : (alive ? `live, ${alive} running` : "connected") + whole;
 }
 
@@ -84,7 +84,7 @@ async function poll() {
       sayHow();
       page?.update?.(changed);
     } catch (error) {
-      // The server has stopped, or a run was removed: the page stays, and the status line says so.
+      // The server has stopped, or a run was removed. The page stays, and the status line reports it.
       missed = error instanceof TypeError ? missed + 1 : 0;
       statusLine.textContent = !missed ? error.message : missed < MISSES ? "disconnected; trying again"
         : "the server has stopped; start `areal view` again, and open its new address";

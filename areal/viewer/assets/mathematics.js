@@ -1,4 +1,4 @@
-// Formulas in a text, typeset. Temml reads the TeX; the elements are made here, so that nothing else can be one.
+// Typesets the formulas in a text. Temml reads the TeX; the elements are created here, so only these kinds can occur.
 
 import { el } from "./dom.js";
 
@@ -8,14 +8,14 @@ const TAGS = new Set(("math menclose mfrac mi mmultiscripts mn mo mover mpadded 
 const ATTRIBUTES = new Set(("accent accentunder columnalign columnlines columnspacing depth display displaystyle fence form "
   + "height largeop linethickness lspace mathvariant maxsize minsize movablelimits notation rowlines rowspacing rspace "
   + "scriptlevel separator stretchy symmetric voffset width").split(" "));
-const STYLES = /^(?:padding|border|text-align)/; // of colours, a model could choose that of the page
+const STYLES = /^(?:padding|border|text-align)/; // no colors: a model could choose that of the page
 const LONGEST = 2000; // of one formula, in characters
 const MOST = 1000; // formulas of one text
-const INLINE = /^\$(?!\s)([^$\n]*[^$\s\\])\$(?!\d)/; // `$5 and $10` is no formula
+const INLINE = /^\$(?!\s)([^$\n]*[^$\s\\])\$(?!\d)/; // `$5 and $10` is not a formula
 const ENDS = { "$$": "$$", "\\[": "\\]", "\\(": "\\)" };
 const BEGINS = /\$\$?|\\\[|\\\(|\\boxed\{/g;
 
-// Where the brace that opens at `from` is closed, or -1.
+// The position at which the brace that opens at `from` is closed, or -1.
 function closing(text, from) {
   let depth = 0;
   for (let i = from; i < text.length && i < from + LONGEST; i++) {
@@ -26,7 +26,7 @@ function closing(text, from) {
   return -1;
 }
 
-// The formula that begins at `at`: {tex, end, display}; null if none does.
+// The formula that begins at `at`: {tex, end, display}; null if there is none.
 function formulaAt(text, at, begin) {
   if (begin === "$") {
     const found = INLINE.exec(text.slice(at, at + LONGEST));
@@ -58,7 +58,7 @@ function made(node) {
   return element;
 }
 
-// The formula as an element; null if it is none that TeX knows.
+// The formula as an element; null if Temml cannot read it.
 function typeset({ tex, end, display }, source) {
   let tree;
   try {
@@ -69,7 +69,7 @@ function typeset({ tex, end, display }, source) {
   return el("span", { class: display ? "formula display" : "formula", title: source, dir: "ltr" }, made(tree));
 }
 
-// A text as nodes, with its formulas typeset; what is none stays as it is written.
+// A text as nodes, with its formulas typeset and everything else unchanged.
 export function withMathematics(text) {
   const nodes = [];
   let [shown, formulas] = [0, 0];

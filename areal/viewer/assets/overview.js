@@ -25,18 +25,18 @@ function sections(keys) {
     ]],
     ["Policy", [
       ["Entropy", ["policy/entropy"], "in nats"],
-      ["KL to the behaviour policy", ["policy/kl"], "KL divergence from the policies that sampled the tokens"],
+      ["KL to the behavior policy", ["policy/kl"], "KL divergence from the policies that sampled the tokens"],
       ["KL to the reference", ["policy/reference_kl"], "if the objective has a KL term"],
       ["Clip ratio", ["policy/clip_ratio"], "share of the tokens that are clipped"],
-      ["Behaviour ratio", ["policy/behav_ratio"], "mean of π_prox/π_behav"],
+      ["Behavior ratio", ["policy/behav_ratio"], "mean of π_prox/π_behav"],
       ["Gradient norm", ["grad_norm"], "before clipping"],
-      ["Log-probabilities, engine against learner", ["mismatch/logprob"], "mean difference under the same weights"],
+      ["Log-probabilities, engine vs. learner", ["mismatch/logprob"], "mean difference under the same weights"],
     ]],
     ["Responses", [
       ["Length", ["response/length_mean"], "sampled tokens of an episode"],
       ["Truncated", ["response/truncated"], "share of the episodes that ended at a length limit"],
-      ["Thought", ["response/thought"], "tokens of a response that belong to its thought"],
-      ["Thoughts without an end", ["response/thought_unended"], "share of the responses"],
+      ["Thought length", ["response/thought"], "tokens of a response that belong to its thought"],
+      ["Unfinished thoughts", ["response/thought_unended"], "share of the responses"],
       ["Thoughts ended by the budget", ["response/thought_cut"], "share of the responses"],
       ["Failed", ["response/failed"], "share of the episodes whose program failed"],
     ]],
@@ -48,8 +48,8 @@ function sections(keys) {
       ["Share of the step: learner waits", [["time/wait", "time/step"]], "for a batch"],
       ["Share of the step: learner works", [["time/train", "time/step"]], ""],
       ["Share of the step: engine generates", [["time/generate", "time/step"]], "the engine has requests and is not paused"],
-      ["Seconds of a weight update", ["time/sync"], "in parallel with everything else"],
-      ["Overlap", ["overlap"], "above 1, learner and engine work in parallel"],
+      ["Seconds per weight update", ["time/sync"], "in parallel with everything else"],
+      ["Overlap", ["overlap"], "above 1, the learner and the engine work in parallel"],
       ["Engines", ["engine/count"], ""],
     ]],
   ];
@@ -113,7 +113,7 @@ export function overview(main, store) {
   const served = store.sessions.length ? recorded(store) : null;
   const ofRuns = [
     el("div", { class: "controls" }, el("label", { for: "smoothing" }, "Smoothing"), slider, amount, rangeBox,
-      el("span", { class: "hint" }, "drag to zoom; click for the rollouts of a step, or for its timeline in a chart of speed")),
+      el("span", { class: "hint" }, "drag to zoom; click a step to open its rollouts or, in a chart of speed, its timeline")),
     marksBox,
     chartsBox,
     settingsBox,
@@ -168,7 +168,7 @@ export function overview(main, store) {
     runsBox.replaceChildren(el("table", { class: "runs" }, el("thead", {}, head), el("tbody", {}, rows)));
   }
 
-  // What a run is doing now, next to its state; it changes in place, so that the row keeps the keyboard focus.
+  // The current activity of a run, next to its state; it changes in place, so that the row keeps the keyboard focus.
   function nowOf(run) {
     const box = el("div", { class: "now" });
     nows.set(run, box);
@@ -221,7 +221,7 @@ export function overview(main, store) {
       grid.before(el("p", { class: "hint" }, "To see why the run is fast or slow, open ",
         el("a", { href: link("timeline", { run: run.name }) }, "the timeline"),
         ". It shows when the learner waited, when the engines paused, where rollouts spent their time, and why tokens/s fell. ",
-        "A click on a chart of this section opens that step in the timeline."));
+        "Click a step in a chart of this section to open it in the timeline."));
     }
     for (const [name, keys, help] of there) {
       const about = { title: name, keys, help, points: SCORE.test(String(keys[0])), opens: title === SPEED ? "timeline" : "rollouts" };

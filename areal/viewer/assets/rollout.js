@@ -25,7 +25,7 @@ function facts(row, short = false) {
     el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 }
 
-// Where the seconds of a rollout went, as far as that was recorded.
+// How a rollout spent its time, as far as that was recorded.
 function latencyText(latency) {
   const names = [["model", "model"], ["env_queue", "queue for the environment"], ["env", "environment"], ["verifier", "of which verifier"]];
   const parts = names.filter(([key]) => typeof latency[key] === "number").map(([key, name]) => `${name} ${duration(latency[key])}`);
@@ -36,23 +36,23 @@ function failure(row) {
   return row.failure ? el("p", { class: "failure" }, `failed: ${row.failure}`) : null;
 }
 
-// What a group and a rollout are called: in an evaluation they are a problem and a response to it.
+// Names for a group and a rollout: in an evaluation, they are a problem and a response to it.
 const NAMES = { run: { group: "Group", one: "Rollout", several: "rollouts" }, evaluation: { group: "Problem", one: "Response", several: "responses" } };
 function namesFor(row) {
   return row.benchmark ? NAMES.evaluation : NAMES.run;
 }
 
-// The step, or the benchmark, of a rollout, as a link to all of it, the worst first; or the record of a session.
+// A link to all rollouts of the step or benchmark of a rollout, worst first; for a session, to its record.
 function whereFrom(run, row) {
   if (row.session !== undefined) return el("a", { href: link("rollouts", { run }) }, `Sessions of ${run}`);
   return el("a", { href: link("rollouts", { run, from: row.step, to: row.step, sort: "reward" }) },
     row.benchmark ? `${row.benchmark} in ${run}` : `Step ${row.step} of ${run}`);
 }
 
-// All conversations of a rollout; of a response of an evaluation perhaps only what its agent did is known.
+// All conversations of a rollout; for a response of an evaluation, perhaps only the actions of its agent are known.
 function conversations(row, options) {
   if (row.note) return [el("p", { class: "hint" }, row.note), showActions(row.actions, options.typeset)];
-  // A group shows once how its first conversations begin.
+  // A group shows the common prompt of its first conversations once.
   return row.conversations.map((each, i) => showConversation(each, { ...options, prompt: options.prompt !== false || i > 0 }));
 }
 
@@ -62,7 +62,7 @@ function roles(row, options) {
     [row.conversations[i]?.player ? el("h3", {}, called(row, i)) : "", each]);
 }
 
-// What a conversation is called, of several: by who speaks in it, and what that player earned.
+// The name of one of several conversations: its player with the reward, or its number.
 function called(row, i) {
   const { player } = row.conversations[i];
   if (!player) return `Conversation ${i + 1} of ${row.conversations.length}`;
@@ -123,7 +123,7 @@ export function rollout(main, store, params) {
           el("a", { href: groupLink(run, row) }, `${names.group.toLowerCase()} ${row.group}, side by side`)])),
       el("h1", {}, row.session !== undefined ? `Session ${row.group}` : `${names.one} ${row.number} of ${row.size}`),
       facts(row), failure(row) ?? "",
-      el("div", { class: "controls" }, tabs, beside(-1, `← previous of the ${names.group.toLowerCase()}`) ?? "", beside(1, `next of the ${names.group.toLowerCase()} →`) ?? "", formulas),
+      el("div", { class: "controls" }, tabs, beside(-1, `← previous in the ${names.group.toLowerCase()}`) ?? "", beside(1, `next in the ${names.group.toLowerCase()} →`) ?? "", formulas),
       body);
     draw();
   }
@@ -131,13 +131,13 @@ export function rollout(main, store, params) {
   return { ready: show() };
 }
 
-// A box that says whether formulas are typeset; `change` is told so.
+// A checkbox for typesetting formulas; it calls `change` with its state.
 function mathematics(change) {
   const box = el("input", { type: "checkbox", checked: true, onchange: () => change(box.checked) });
   return el("label", {}, box, " Typeset formulas");
 }
 
-// A group side by side; of an evaluation also beside the responses of another one to the same problem.
+// A group, side by side; in an evaluation, optionally with the responses of another evaluation to the same problem.
 export function group(main, store, params) {
   const run = params.get("run") ?? "";
   const against = params.get("against");
@@ -160,7 +160,7 @@ export function group(main, store, params) {
         : whereFrom(run, first)),
       el("h1", {}, `${names.group} ${first.group}`),
       el("p", {}, `${rows.length} ${names.several} ${names === NAMES.run ? "of" : "to"} one problem`,
-        against ? "" : `, mean reward ${means[0]}`, "; the worst first."),
+        against ? "" : `, mean reward ${means[0]}`, "; worst first."),
       el("div", { class: "controls" }, mathematics(draw)),
       body);
     draw(true);

@@ -3,7 +3,7 @@
 import { el, format, link } from "./dom.js";
 import { source } from "./source.js";
 
-// The benchmarks that several evaluations have, by the names of their files.
+// The file names of the benchmarks that several evaluations have.
 export function sharedBenchmarks(store) {
   const counts = new Map();
   for (const { state } of store.evaluations)
@@ -23,7 +23,7 @@ function fixed(value) {
   return value === null ? "–" : value.toFixed(3);
 }
 
-// A value with its interval on a line from `least` to `most`; a mark at zero, where that is inside.
+// A value with its interval on a line from `least` to `most`, with a mark at zero if zero is inside.
 function intervalBar([low, high], value, [least, most]) {
   const share = (x) => `${(100 * (Math.min(most, Math.max(least, x)) - least)) / (most - least || 1)}%`;
   const bar = el("i", { class: "span" });
@@ -46,7 +46,7 @@ function scoreRow(each, one, first, span) {
   const label = el("td", {}, el("a", { href: responsesLink(each, one) },
     el("i", { class: `swatch run-${each.index % 8}` }), each.name));
   if (one.accuracy === undefined) {
-    const how = one.error ?? `${format(one.responses)} of ${format(one.wanted)} responses so far; the score follows when all are done`;
+    const how = one.error ?? `${format(one.responses)} of ${format(one.wanted)} responses so far; the score appears when all are done`;
     return el("tr", {}, name, label, el("td", { colspan: 7 }, how), el("td", { class: "model" }, one.model));
   }
   const [low, high] = one.interval;
@@ -80,10 +80,10 @@ function table(names, rows, kind) {
 }
 
 const SCORE_COLUMNS = [
-  ["benchmark", ""], ["evaluation", "links to its responses, the worst first"],
+  ["benchmark", ""], ["evaluation", "links to its responses, worst first"],
   ["score", "avg@k: the mean reward of all responses", true], ["95% interval", "over problems", true], ["", ""],
   ["pass@k", "probability that at least one of k responses is correct", true], ["problems × samples", "", true],
-  ["tokens", "mean length of a response", true], ["truncated", "share of the responses that a length limit ended", true],
+  ["tokens", "mean length of a response", true], ["truncated", "share of the responses that ended at a length limit", true],
   ["model", ""],
 ];
 
@@ -98,9 +98,9 @@ function scoreTable(store) {
 }
 
 const DIFFERENCE_COLUMNS = [
-  ["benchmark", ""], ["B", ""], ["A", "mean score on the problems that both evaluations have", true], ["B", "likewise", true],
+  ["benchmark", ""], ["B", ""], ["A", "mean score on the problems that both evaluations have", true], ["B", "mean score on the same problems", true],
   ["B − A", "", true], ["95% interval", "of the mean difference per problem", true], ["", ""],
-  ["B better on", "problems", true], ["A better on", "problems", true],
+  ["B better on", "number of problems", true], ["A better on", "number of problems", true],
   ["p", "of the paired sign-flip test: the probability of such a difference if both are equally good", true], ["", ""],
 ];
 

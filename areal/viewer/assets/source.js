@@ -1,4 +1,4 @@
-// Where data is from: the server, or, in a report, the file itself. Both answer the same questions.
+// The source of the data: the server or, in a report, the file itself. Both have the same interface.
 
 const element = document.getElementById("report");
 export const report = element ? JSON.parse(element.textContent) : null;
@@ -102,7 +102,7 @@ export class Run {
     this.index = index;
     this.state = state;
     this.mark = "outline";
-    this.every = 0; // of so many updates there is one so far
+    this.every = 0; // so far, there is one in this number of updates; 0: all of them
     this.metrics = noMetrics();
   }
 
@@ -110,7 +110,8 @@ export class Run {
     return this.metrics.columns;
   }
 
-  // Take what is new, all of it or nothing; says whether there was anything. Of a long run the first time an outline.
+  // Reads the new metrics, either all or none; returns whether there were any. For a long run, the first call reads an
+  // outline.
   async read() {
     let [{ mark, metrics }, changed] = [this, false];
     for (let more = true; more; ) {
@@ -133,15 +134,14 @@ export function goesOn({ state }) {
 
 let lastShown = "";
 
-// The run of a page that names one, which is the usual one from then on.
+// The run that a page names; it is the usual run from then on.
 export function namedRun(runs, name) {
   const found = runs.find((run) => run.name === name);
   if (found) lastShown = name;
   return found;
 }
 
-// The run that somebody wants who names none: the last one that was looked at, or else the newest of those that go
-// on, or of all.
+// The run for a page that names none: the last one shown, or else the newest active run, or else the newest run.
 export function usualRun(runs) {
   const last = runs.find((run) => run.name === lastShown);
   return last ?? [...runs].sort((a, b) => goesOn(b) - goesOn(a) || b.state.started - a.state.started)[0];

@@ -1,11 +1,11 @@
-// Who did what when: lanes of the learner and the engines over the clock, staleness and latencies below.
+// The timeline: lanes of the learner and the engines over time, with staleness and latencies below.
 
 import { holdUp, rateAt } from "./causes.js";
 import { colour } from "./charts.js";
 import { duration, el, format, link } from "./dom.js";
 import { namedRun, report, source, usualRun } from "./source.js";
 
-// What a span says, and the variable that has its colour.
+// The text of each kind of span, and the variable with its color.
 const SPANS = {
   train: ["trains", "--run-0"],
   wait: ["waits for a batch", "--line"],
@@ -25,7 +25,7 @@ const LATENCIES = [
   ["env", "environment", "--run-1"],
   ["verifier", "verifier", "--run-3"],
   ["env_queue", "queue for the environment", "--run-4"],
-  ["other", "else", "--run-5"],
+  ["other", "other", "--run-5"],
   ["buffer", "in the buffer until a batch takes it", "--line"],
 ];
 const PERIODS = [["60", "last minute"], ["300", "last 5 minutes"], ["900", "last 15 minutes"], ["3600", "last hour"],
@@ -40,7 +40,7 @@ const PLOT = 96;
 const TITLE = 20;
 const AXIS = 22;
 
-// The first index of a sorted column whose value is at least so much.
+// The first index of a sorted column with at least this value.
 function firstAt(column, value) {
   let [low, high] = [0, column.length];
   while (low < high) {
@@ -58,7 +58,7 @@ function clock(seconds, digits) {
   return digits ? `${whole}.${String(time.getMilliseconds()).padStart(3, "0").slice(0, digits)}` : whole;
 }
 
-// Where lanes and plots are: heights from the top, for so many lanes.
+// The positions of lanes and plots from the top, given the number of lanes.
 function layout(lanes) {
   const rate = lanes * (LANE + GAP) + AXIS + TITLE;
   const staleness = rate + PLOT + TITLE + 8;
@@ -67,12 +67,12 @@ function layout(lanes) {
 }
 
 class TimelineChart {
-  // control: {open(step), zoom(range)}, of which zoom is told what is shown now
+  // control: {open(step), zoom(range)}; zoom receives the range that is now shown
   constructor(control) {
     this.control = control;
     this.data = null;
     this.range = null;
-    this.at = null; // seconds under the pointer, or where the keys have led
+    this.at = null; // the time under the pointer, or the one selected with the keys
     this.canvas = el("canvas");
     this.line = el("i", { class: "cursor", hidden: true });
     this.band = el("i", { class: "band", hidden: true });
@@ -125,7 +125,7 @@ class TimelineChart {
     this.control.zoom(range);
   }
 
-  // A colour of the page, which is looked up once for each drawing.
+  // A color of the page, which is looked up once for each drawing.
   paint(name) {
     return this.colours.get(name) ?? this.colours.set(name, colour(name)).get(name);
   }
@@ -173,7 +173,7 @@ class TimelineChart {
     this.place();
   }
 
-  // Draw something that ends where the names begin.
+  // Draws something clipped to the area beside the names.
   inside(work) {
     const { pen } = this;
     pen.save();
@@ -209,7 +209,7 @@ class TimelineChart {
     this.spans(lane.spans.filter(([, , kind]) => kind !== "up"), kinds, y, LANE);
   }
 
-  // Rectangles of spans. Of those that are narrower than a pixel, each pixel shows the kind that has most of it.
+  // Draws spans as rectangles. If spans are narrower than a pixel, each pixel shows the kind with the largest share.
   spans(spans, kinds, y, height) {
     const [low, high] = this.shown;
     const narrow = new Map();
@@ -232,7 +232,7 @@ class TimelineChart {
     }
   }
 
-  // Stacked bars, one for each update, as wide as its step; of several in a pixel the mean. Heights are from 0 to 1.
+  // Draws stacked bars, one for each update, as wide as its step. Several in one pixel are averaged. Heights are 0 to 1.
   columns(heights, colours, bottom, height) {
     const { start, end } = this.data.updates;
     const [low, high] = this.shown;
@@ -292,7 +292,7 @@ class TimelineChart {
     pen.fillRect(this.gutter, Math.round(y), this.box.clientWidth - this.gutter - 8, 1);
   }
 
-  // Bars of the generated tokens/s of each update; those far below what was usual have the colour of what is lost.
+  // Draws bars of the generated tokens/s of each update. Those far below the usual rate have the color of lost parts.
   rate(top) {
     const { tokens_per_s: rates } = this.data.updates;
     this.title("Generated tokens/s", top);
@@ -311,12 +311,12 @@ class TimelineChart {
     this.pen.fillText("not recorded", this.gutter, top + PLOT / 2);
   }
 
-  // A dot for each group, where it was consumed; those of an update that are equally stale stand side by side.
+  // Draws a dot for each group when it was consumed; equally stale groups of an update are side by side.
   staleness(top, width) {
     const { pen } = this;
     const { groups, bound } = this.data;
     const [low, high] = this.shown;
-    this.title(`Staleness of each group, ${bound === null ? "without a bound" : "and its bound η"}`, top);
+    this.title(`Staleness of each group${bound === null ? ", without a bound" : ", and its bound η"}`, top);
     const most = groups.reduce((best, [, , , stale]) => Math.max(best, stale), Math.max(1, bound ?? 1));
     const y = (stale) => top + PLOT - 8 - (stale / most) * (PLOT - 18);
     const step = Math.ceil(most / 4);
@@ -382,14 +382,14 @@ class TimelineChart {
     }
   }
 
-  // The line under the pointer, or where the keys have led.
+  // Places the line under the pointer, or at the time selected with the keys.
   place() {
     const [low, high] = this.shown;
     this.line.hidden = this.at === null || this.at < low || this.at > high;
     this.line.style.left = `${this.x(this.at ?? 0)}px`;
   }
 
-  // Which update goes on at a time, as its place among all; -1: none.
+  // The index of the update that is in progress at a time; -1: none.
   updateAt(time) {
     const { start, end } = this.data.updates;
     const i = firstAt(end, time);
@@ -519,7 +519,7 @@ class TimelineChart {
     event.preventDefault();
   }
 
-  // Open the rollouts of the update that goes on at the cursor.
+  // Opens the rollouts of the update that is in progress at the cursor.
   enter() {
     const i = this.at === null ? -1 : this.updateAt(this.at);
     if (i >= 0) this.control.open(this.data.updates.step[i]);
@@ -547,7 +547,7 @@ export function timeline(main, store, params) {
   let asking = 0;
   let data = null;
 
-  // What the choice of a period says, also where a range of updates is asked for.
+  // The shown choice of a period, even if a range of updates is requested.
   const shownPeriod = () => (asked.from || asked.to ? CHOSEN : asked.last);
   const zoomed = el("span", { class: "range" });
   const chart = new TimelineChart({
@@ -654,7 +654,7 @@ export function timeline(main, store, params) {
     fallsBox.replaceChildren();
     if (!deepest.length) return;
     const left = data.falls.length - deepest.length;
-    const head = ["updates", "lowest tokens/s", "usually", "why"].map((name) => el("th", { scope: "col" }, name));
+    const head = ["updates", "lowest tokens/s", "usual", "why"].map((name) => el("th", { scope: "col" }, name));
     const rows = deepest.map(({ places, lowest, usual, why }) => {
       const [first, last] = [places[0], places[places.length - 1]];
       const rate = updates.tokens_per_s[lowest];

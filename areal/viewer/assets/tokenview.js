@@ -1,4 +1,4 @@
-// Every token, coloured by what is known of it, with its values under the pointer or the arrow keys.
+// Every token, colored by one of its values. The pointer or the arrow keys show all values of a token.
 
 import { el, format, rolloutLink } from "./dom.js";
 
@@ -12,7 +12,7 @@ const RATIO_BOUNDS = [0.5, 0.8, 0.98, 1.02, 1.25, 2];
 const RATIO_NAMES = ["below 0.5", "0.5 to 0.8", "0.8 to 0.98", "about 1", "1.02 to 1.25", "1.25 to 2", "above 2"];
 const ENTROPY_BOUNDS = [0.05, 0.2, 0.5, 1, 2];
 const ENTROPY_NAMES = ["below 0.05 nats", "0.05 to 0.2", "0.2 to 0.5", "0.5 to 1", "1 to 2", "above 2"];
-// What the learner computed of a token: its name, the largest values of its colours but the last, and their legend.
+// Values that the learner computed for a token: name, the upper bound of each color but the last, and the legend.
 const COMPUTED = {
   advantage: { name: "advantage", bounds: ADVANTAGE_BOUNDS, names: ADVANTAGE_NAMES, colours: "tone" },
   "prox/behav": { name: "π_prox/π_behav", bounds: RATIO_BOUNDS, names: RATIO_NAMES, colours: "tone" },
@@ -21,7 +21,7 @@ const COMPUTED = {
   entropy: { name: "entropy", bounds: ENTROPY_BOUNDS, names: ENTROPY_NAMES, colours: "scale" },
 };
 
-// Kinds of colours: what class a token has, and the legend, as [class, text].
+// Kinds of colors: the class of a token, and the legend, as [class, text].
 function kinds(conversation, row) {
   const versions = conversation.versions ?? [];
   const seen = [...new Set(versions.filter((version) => version >= 0))].sort((a, b) => a - b);
@@ -66,10 +66,10 @@ function kinds(conversation, row) {
   return found;
 }
 
-// Why a conversation has nothing that the learner computed, and the way to rollouts that have it.
+// Explains why a conversation has no values from the learner, with links to rollouts that have them.
 function withoutValues(conversation, row, run) {
   if (!row.valued || Object.keys(conversation.values).length) return null; // an evaluation has no learner
-  if (!row.valued.length) return el("p", { class: "hint" }, `Update ${row.step} has no recorded advantages, ratios and entropies.`);
+  if (!row.valued.length) return el("p", { class: "hint" }, `Update ${row.step} has no recorded advantages, ratios or entropies.`);
   const links = row.valued.map(([group, number]) => {
     const to = rolloutLink(run, { step: row.step, group, number }, { view: "tokens", colour: "advantage" });
     return [" ", el("a", { href: to }, `${group}/${number}`)];
@@ -99,7 +99,7 @@ export function showTokens(conversation, row, run, chosen, onchoose) {
     },
   });
 
-  // Which token it is: of those that were sampled, and of all.
+  // The position of a token, among the sampled ones and among all.
   function place(i) {
     const all = `${i + 1} of ${count}`;
     if (!conversation.sampled[i]) return `token ${all}`;
