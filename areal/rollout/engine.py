@@ -20,7 +20,7 @@ Interruption = Literal["recompute", "keep", "drain"]
 class Sampling:
     """The sampling settings of one continuation.
 
-    With ``top_p``, ``top_k`` or ``min_p``, the log-probabilities are those of the truncated, renormalised
+    With ``top_p``, ``top_k`` or ``min_p``, the log-probabilities are those of the truncated, renormalized
     sampling distribution. They differ from the learner's, so training does not use these settings.
 
     Attributes:

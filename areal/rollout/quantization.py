@@ -1,6 +1,6 @@
 """FP8 weights in an engine: the settings for vLLM, and the resulting types of its layers.
 
-vLLM quantises weights as it loads them, layer by layer, at its start and at each update. Each output channel
+vLLM quantizes weights as it loads them, layer by layer, at its start and at each update. Each output channel
 of a linear layer and of experts has one scale, which only depends on its weights; so do the activations of
 each token. The sampling distribution is therefore a function of the sent weights, regardless of how they
 arrived; adapters are merged before (areal.factors). Routers keep their type, because a rounded score sends a
@@ -24,7 +24,7 @@ Layer = tuple[str, str, str]
 FP8 = "float8_e4m3fn"
 _ROUTER = r".*\.(gate|router|shared_expert_gate)$"
 _MEANT = "linear", "experts"
-"""Kinds of layers that should be quantised."""
+"""Kinds of layers that should be quantized."""
 _SHOWN = 4
 """Maximum number of layers that the summary names."""
 
@@ -56,16 +56,16 @@ def _kind(path: str, module: torch.nn.Module) -> str:
 
 
 def summary(layers: Sequence[Layer]) -> str:
-    """Return in one line how many layers of each kind have which type, and which ones are not quantised."""
+    """Return, in one line, how many layers of each kind have which type, and which ones are not quantized."""
     counts = Counter((kind, dtype) for _, kind, dtype in layers)
     line = ", ".join(f"{count} {kind} {dtype}" for (kind, dtype), count in counts.items())
     if not (names := not_quantised(layers)):
         return line
     shown = ", ".join(names[:_SHOWN])
     rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{line}; warning: vLLM has not quantised {shown}{rest}"
+    return f"{line}; warning: vLLM has not quantized {shown}{rest}"
 
 
 def not_quantised(layers: Sequence[Layer]) -> list[str]:
-    """Return the layers that should be quantised, but are not."""
+    """Return the layers that should be quantized but are not."""
     return [path for path, kind, dtype in layers if kind in _MEANT and dtype != FP8]

@@ -31,7 +31,7 @@ def arguments() -> dict[str, Any]:
         "mm_processor_cache_gb": 0,
     }
     if hasattr(AsyncEngineArgs, "mm_device_do_normalize"):
-        found["mm_device_do_normalize"] = False  # the input is normalised; older versions assume it
+        found["mm_device_do_normalize"] = False  # the input is normalized; older versions assume it
     return found
 
 

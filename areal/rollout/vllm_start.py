@@ -115,7 +115,7 @@ def arguments(settings: EngineSettings) -> dict[str, Any]:
         "enable_prefix_caching": True,
         # Ids in, ids out: the text belongs to areal.rollout.conversation.
         "skip_tokenizer_init": not settings.stop_strings,
-        # The sampling distribution, including temperature: that of the behaviour policy.
+        # The sampling distribution, including temperature: that of the behavior policy.
         "logprobs_mode": "processed_logprobs",
         "disable_log_stats": True,
         # areal's settings determine the sampling, not a model's generation_config.json.

@@ -1,4 +1,4 @@
-"""Reports and records the actual types of an engine's layers, if weights are quantised."""
+"""Reports and records the actual types of an engine's layers, if weights are quantized."""
 
 from __future__ import annotations
 

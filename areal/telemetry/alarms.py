@@ -27,7 +27,7 @@ PATIENCE = 5
 _MEMORY = 1000
 """Number of lines that are examined, so that the cost does not grow with the run."""
 _LONG = 20
-"""Number of consecutive updates for something unlikely rather than wrong."""
+"""Number of consecutive updates that must show a problem that is unlikely rather than wrong."""
 _CUT = 0.95
 """Share of truncated responses above which all count as truncated."""
 _THINKING = 0.5
@@ -35,7 +35,7 @@ _THINKING = 0.5
 _FAILED = 0.5
 """Share of episodes with failed programs above which most count as failed."""
 _NO_ENTROPY = 0.005
-"""Entropy in nats of a coin that falls on one side 1,999 times in 2,000."""
+"""Entropy, in nats, of a coin that lands on one side 1,999 times in 2,000."""
 _COLLAPSED = 0.5
 """Share of its best mean to which the reward has fallen."""
 _FEW = 32
@@ -133,7 +133,7 @@ def _nothing_learned(recent: Lines) -> str:
                 f"no response earned a reward in {when}, so nothing was learned; read some responses "
                 "(`areal show RUN`): a right answer that is scored 0 is not in the form that the verifier "
                 "reads; otherwise use easier problems, a reward with parts, a larger rollout.max_new_tokens, "
-                "or a model that succeeds sometimes"
+                "or a model that sometimes succeeds"
             )
         return (
             f"every response earned the same reward in {when} ({recent[-1]['reward/mean']:.3f}), so nothing "
@@ -142,7 +142,7 @@ def _nothing_learned(recent: Lines) -> str:
     if _all(recent, "advantage/zero", lambda x: x == 1):
         return (
             f"in {when}, all responses to each problem earned the same reward, so nothing was learned; "
-            "increase rollout.group_size, or use problems that are solved sometimes"
+            "increase rollout.group_size, or use problems that are sometimes solved"
         )
     if _all(recent, "grad_norm", lambda x: x == 0) or _all(recent, "learner/tokens_per_s", lambda x: x == 0):
         return (
@@ -157,9 +157,9 @@ def _programs_failed(recent: Lines) -> str:
         return ""
     share = statistics.fmean(line["response/failed"] for line in recent)
     return (
-        f"the program or agent failed in {share:.0%} of the episodes of {_when(recent)}, which get the "
-        "reward 0; areal.log has the errors and where they were raised; fix them, unless the responses of "
-        "the model cause them"
+        f"the program or agent failed in {share:.0%} of the episodes of {_when(recent)}, and failed episodes "
+        "get the reward 0; areal.log has the errors and where they were raised; fix them, unless the "
+        "responses of the model cause them"
     )
 
 

@@ -64,7 +64,7 @@ def capture(directory: RunDirectory | None) -> Iterator[TextIO]:
 
 
 def _explained(failure: EngineLost, output: bytes, directory: RunDirectory | None) -> str:
-    """Return in one line the failure, and the last error of the output that does not merely repeat it.
+    """Return, in one line, the failure and the last error of the output that does not merely repeat it.
 
     A failure that names its cause needs no other.
     """

@@ -1,4 +1,4 @@
-"""Makes foreign text safe for a terminal: it cannot move the cursor, change colours, or hide characters."""
+"""Makes foreign text safe for a terminal: it cannot move the cursor, change colors, or hide characters."""
 
 from __future__ import annotations
 

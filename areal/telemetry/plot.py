@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which are distinguishable with every kind of colour vision.
+# Okabe and Ito's colors, which are distinguishable with every kind of color vision.
 _BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 _EVALUATION_COLOURS = (_ORANGE, _GREEN, _PURPLE)
 

@@ -5,7 +5,7 @@
 - ``starts.jsonl``: one line for each start or resumption: configuration, weights, threads, version of torch;
 - ``events.jsonl``: one line for each important event besides metrics: a part was lost or restarted; the
   learner published a version of the weights, or an engine loaded one; the types of an engine's layers, if it
-  quantises them;
+  quantizes them;
 - ``replays/replay``, ``replay-2``, …: metrics of a replay;
 - ``evaluations/step-000000.json``: the whole report of the evaluation after that update;
 - ``rollouts/step-000001.jsonl``: the batch of the update, one line for each group;

@@ -18,7 +18,7 @@ from areal.errors import UserError
 
 _FILE = "status.json"
 _STALE = 15.0
-"""Seconds without news after which a run on another host counts as lost."""
+"""Seconds without an update of the status after which a run on another host counts as lost."""
 _WORKERS = ("worker", "host", "pid", "silent", "cores", "version", "in progress", "done")
 
 

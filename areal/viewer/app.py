@@ -1,4 +1,4 @@
-"""The page over HTTP: its files; runs, evaluations, sessions as JSON. No input of a client becomes a path."""
+"""The page over HTTP: its files, and its data as JSON. No input of a client becomes a path."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def make_app(watched: Sequence[Watched], quiet: Quiet | None = None) -> Starlett
         limit = int(_number(request, "limit", 50))
         skip = int(_number(request, "skip", 0))
         if not (1 <= limit <= _LIMIT and skip >= 0):
-            raise HTTPException(400, f"limit is 1 to {_LIMIT}, skip is 0 or more")
+            raise HTTPException(400, f"limit must be 1 to {_LIMIT}, and skip must be at least 0")
         return listing_of(request).find(query_of(request), limit, skip, given.get("text", ""))
 
     def timeline(request: Request) -> Any:
@@ -147,7 +147,7 @@ def make_app(watched: Sequence[Watched], quiet: Quiet | None = None) -> Starlett
     def prompts(request: Request) -> Any:
         problems = request.query_params.get("problems", "").split(",")
         if len(problems) > _LIMIT or not all(text.isdecimal() and len(text) < 16 for text in problems):
-            raise HTTPException(400, f"problems are up to {_LIMIT} numbers with commas between them")
+            raise HTTPException(400, f"problems must be up to {_LIMIT} numbers, separated by commas")
         step = int(_number(request, "step", 1))
         return evaluation_of(request, "run").prompts(step, list(map(int, problems)))
 
@@ -167,7 +167,7 @@ def query_of(request: Request) -> Query:
     whole = Query()
     sort = next((name for name in _SORTS if name == given.get("sort", "step")), None)
     if sort is None:
-        raise HTTPException(400, f"sort is one of {', '.join(_SORTS)}")
+        raise HTTPException(400, f"sort must be one of {', '.join(_SORTS)}")
     return Query(
         (
             int(_number(request, "from", whole.steps[0])),
@@ -191,9 +191,9 @@ def _number(request: Request, name: str, default: float) -> float:
     try:
         value = float(text)
     except ValueError as error:
-        raise HTTPException(400, f"{name} is a number") from error
+        raise HTTPException(400, f"{name} must be a number") from error
     if not abs(value) <= _LARGEST:
-        raise HTTPException(400, f"{name} is a number of up to {_LARGEST}")
+        raise HTTPException(400, f"{name} must be a number of at most {_LARGEST}")
     return value
 
 

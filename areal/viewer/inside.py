@@ -15,5 +15,5 @@ def inside(folder: Path, *names: str) -> Path:
     """
     path = folder.joinpath(*names)
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{path} leads out of the run, and is not followed")
+        raise UserError(f"{path} leads out of the run, so areal does not follow it")
     return path

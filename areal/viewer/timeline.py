@@ -299,17 +299,17 @@ class Timeline:
             found.append("There is no events.jsonl: engines, loads of weights and restarts are not shown.")
         if self._made and not self.updates:
             found.append(
-                "The times of updates were not recorded: of the learner only the moments at which it "
+                "The times of updates were not recorded. For the learner, only the moments at which it "
                 "published weights are shown."
             )
         elif len(self.updates) < self._made:
             found.append(f"The times of {self._made - len(self.updates)} updates were not recorded.")
         if self._unpaused:
             found.append(
-                "How long engines paused for loads was not recorded of all: each of these is a moment."
+                "The length of some pauses for loads was not recorded. Each of them is shown as a moment."
             )
         if self._made and not self._has_latency:
-            found.append("Where the time of rollouts went was not recorded.")
+            found.append("How rollouts spent their time was not recorded.")
         return found
 
     def window(self, wanted: Window, status: Line | None = None) -> tuple[float, float, int]:
@@ -403,7 +403,7 @@ class Timeline:
                 "places": [column[place] for place in fall.updates],
                 "lowest": column[fall.lowest],
                 "usual": round(fall.usual.rate, 1),
-                "why": why or ["nothing else that is recorded was unusual"],
+                "why": why or ["no other recorded value was unusual"],
             }
             for fall, why in falls(self.updates, low, known)
         ]

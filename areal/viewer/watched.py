@@ -49,7 +49,7 @@ _TAIL = 2 * 2**20
 """Number of bytes of the last metrics that are searched for alarms."""
 _MARKS = 200
 """Maximum number of restarts and resumptions in the state of a run."""
-_NOR = "; it has no NAME.jsonl either, as an evaluation and the sessions of `areal serve --record` have"
+_NOR = "; it has no NAME.jsonl either, which evaluations and sessions of `areal serve --record` have"
 _LIVES = ("running", "suspended")
 _NOW = ("waiting", "groups")
 """Lines of ``areal status`` that are included in the state of an active run."""

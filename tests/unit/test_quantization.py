@@ -88,7 +88,7 @@ def test_the_summary_counts_layers_and_names_those_that_are_not_quantised():
     left = [(f"visual.{number}.proj", "linear", "bfloat16") for number in range(6)]
     assert not_quantised([*LAYERS, *left]) == [path for path, _, _ in left]
     assert summary([*LAYERS, *left]).endswith(
-        "; warning: vLLM has not quantised visual.0.proj, visual.1.proj, visual.2.proj, visual.3.proj "
+        "; warning: vLLM has not quantized visual.0.proj, visual.1.proj, visual.2.proj, visual.3.proj "
         "and 2 more"
     )
 

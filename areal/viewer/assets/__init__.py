@@ -14,7 +14,7 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""Types of files that are served; the folder also contains others, such as licences."""
+"""Types of files that are served; the folder also contains others, such as licenses."""
 
 
 def read_assets() -> dict[str, bytes]:
