@@ -45,7 +45,7 @@ def train(given: argparse.Namespace) -> None:
         _print_plan(given, settings)
         return
     if given.on is not None:
-        raise UserError("--on plans for GPUs that this host may not have; give it with --dry-run")
+        raise UserError("--on only applies to a dry run; add --dry-run")
     run = api.train(
         config=given.config, overrides=given.overrides, resume=given.resume, show=True, **settings
     )
@@ -323,7 +323,7 @@ def show(given: argparse.Namespace) -> None:
 
 
 _VIEWED = 4
-"""Number of runs that are shown if none is named."""
+"""Number of runs, and of evaluations, that are shown if none is named."""
 
 
 def view(given: argparse.Namespace) -> None:
@@ -420,7 +420,7 @@ def models_check(given: argparse.Namespace) -> None:
     from areal.telemetry.logs import capture
 
     if given.updates < 1 or given.lora < 0:
-        raise UserError("--updates must be at least 1, and --lora at least 0 (none)")
+        raise UserError("--updates must be at least 1, and --lora at least 0 (no adapter)")
     said = []
     with capture(None) as terminal:
         for finding in findings(given.name, given.tiny, given.lora, given.updates, given.device):
@@ -439,7 +439,7 @@ def models_merge(given: argparse.Namespace) -> None:
     from areal.models.merge import merge_adapter
 
     base = merge_adapter(given.adapter, given.folder)
-    print(f"wrote {given.adapter} merged into {base}: {given.folder}")
+    print(f"merged {given.adapter} into {base}: {given.folder}")
 
 
 def sandbox_check(given: argparse.Namespace) -> None:

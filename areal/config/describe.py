@@ -84,12 +84,13 @@ def _type(kind: Any, metadata: list[Any]) -> str:
     if origin is tuple and arguments[1:] == (...,):
         return f"list of {_type(arguments[0], [])}"
     if origin is tuple:
-        return f"list of {', '.join(_type(a, []) for a in arguments)}"
+        return f"list ({', '.join(_type(a, []) for a in arguments)})"
     return _WORDS[kind]
 
 
 def _any_of(words: list[str]) -> str:
-    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    each = ", ".join(words).replace(" or ", ", ").split(", ")  # of all nested alternatives
+    return " or ".join(filter(None, (", ".join(each[:-1]), each[-1])))
 
 
 def _default(field: FieldInfo) -> str:

@@ -60,7 +60,7 @@ _CALL = re.compile(
 )
 """The frame that vLLM puts around the message of an error in one of its processes."""
 _GRACE = 5.0
-"""Seconds for the engine to release our GPU memory at its end; otherwise torch complains at ours."""
+"""Seconds for the engine to release our GPU memory when it ends; otherwise torch complains when we end."""
 
 
 class VLLMEngine:

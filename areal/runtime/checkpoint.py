@@ -1,6 +1,6 @@
 """Checkpoints: atomic, complete, few, and written while training continues.
 
-A checkpoint is a folder ``step-000050`` that only appears under its name when it is complete:
+A checkpoint is a folder ``step-000050`` that appears under its name only when it is complete:
 
 - ``learner/``: everything on which the next update depends, in the format of torch.distributed.checkpoint:
   weights and optimizer state by name, random states, version. m processes can load what n processes saved;

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class CheckpointWriter:
-    """Writes one checkpoint at a time. The learner waits for a copy of its state, and not for the disk.
+    """Writes one checkpoint at a time. The learner waits for a copy of its state, but not for the disk.
 
     Attributes:
         learner: has the weights and writes the files.

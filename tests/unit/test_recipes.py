@@ -231,7 +231,7 @@ def test_a_dry_run_plans_for_gpus_that_are_not_there(
     assert "GiB of GPU memory are missing" in said("--dry-run", "--on", "1x24", "recipe=none")
     for wrong in ("24", "0x24", "1x25"):
         assert f"'{wrong}' is not of the form COUNTxSIZE" in said("--dry-run", "--on", wrong)
-    assert "give it with --dry-run" in said("--on", "1x24")
+    assert "add --dry-run" in said("--on", "1x24")
 
 
 @pytest.mark.parametrize(

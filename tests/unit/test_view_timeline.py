@@ -300,7 +300,7 @@ def test_runs_of_older_versions_open_and_say_what_they_lack(watched: WatchedRun,
     assert "The times of updates were not recorded" in said
     assert "How rollouts spent their time was not recorded." in said
     assert ("There is no events.jsonl" in said) == (kept == "no events")
-    assert ("How long engines paused" in said) == (kept != "no events")
+    assert ("The length of some pauses" in said) == (kept != "no events")
     assert found["updates"]["step"] == []
     if kept == "no events":
         assert found["groups"] == []

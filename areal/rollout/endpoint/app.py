@@ -1,4 +1,4 @@
-"""The routes: keys, sizes and forms of requests. It imports the web framework, so it is imported late."""
+"""The routes: keys, sizes and forms of requests. This module imports the web framework, so import it late."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ async function differenceRows(store, a) {
   });
 }
 
-// The section of evaluations; `update` shows their state anew.
+// The section of evaluations; `update` shows their current state.
 export function scores(store) {
   const box = el("div");
   const rows = el("div");
@@ -145,7 +145,7 @@ export function scores(store) {
   } }, evaluations.map((each, i) => el("option", { value: i }, each.name)));
   const compared = el("section", {}, el("h2", {}, "Differences on the same problems"),
     el("div", { class: "controls" }, el("label", { for: "base" }, "A is"), choice,
-      el("span", { class: "hint" }, "each number links to these problems, with the responses of both evaluations")), rows);
+      el("span", { class: "hint" }, "each number of problems links to these problems, with the responses of both evaluations")), rows);
   const element = el("section", { class: "evaluations" }, box, compared);
 
   async function compare() {
