@@ -1,4 +1,4 @@
-"""Options of adapters besides their rank, named as in peft's ``adapter_config.json``."""
+"""Options of adapters other than their rank, named as in peft's ``adapter_config.json``."""
 
 from __future__ import annotations
 

@@ -41,14 +41,14 @@ class RolloutConfig(Settings):
     max_new_tokens: int = Field(64, ge=1)
     """Maximum length of the response in one turn, in tokens."""
     thinking_budget: int | None = Field(None, ge=8)
-    """Maximum length of the thought in one turn, in tokens, also in evaluation. At this length,
+    """Maximum length of the thought in one turn, in tokens, in training and in evaluation. At this length,
     chat.thought_end ends the thought, and the response continues. null: no separate limit."""
     max_model_len: int | None = Field(None, ge=2)
     """Maximum length of a conversation, in tokens; null: the limit of the model, but at most 4096."""
     temperature: float = Field(1.0, gt=0, le=2)
     """Sampling temperature of training rollouts. The learner also divides the logits by it."""
     stop: tuple[str, ...] = ()
-    """Strings that end a response, also in evaluation. Their tokens are part of the response."""
+    """Strings that end a response, in training and in evaluation. Their tokens are part of the response."""
     env_workers: int = Field(8, ge=1)
     """Maximum number of concurrent calls to reset and step."""
     env_isolation: Literal["auto", "thread", "process"] = "auto"
@@ -228,9 +228,9 @@ class LearnerConfig(Objective):
     def _of_an_adapter(self) -> LearnerConfig:
         for name, given in (("lora_options", self.lora_options), ("base_precision", self.base_precision)):
             if not self.lora_rank and given not in ({}, "auto"):
-                raise ValueError(f"{name} applies only to an adapter; set lora_rank, too")
+                raise ValueError(f"{name} applies only to an adapter; also set lora_rank")
         if self.lora_options.get("use_rslora") and "lora_alpha" not in self.lora_options:
-            raise ValueError("lora_options.use_rslora scales by lora_alpha/√rank; set lora_alpha, too")
+            raise ValueError("lora_options.use_rslora scales by lora_alpha/√rank; also set lora_alpha")
         return self
 
 

@@ -347,7 +347,7 @@ class Engines:
 
     def _check(self) -> None:
         if self._error is not None:
-            raise self._error.with_traceback(None)  # else it, and so the log, grows with each raise
+            raise self._error.with_traceback(None)  # otherwise the traceback grows with each raise
 
 
 async def _all_of(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

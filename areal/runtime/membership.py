@@ -180,7 +180,7 @@ class Membership:
             EngineLost: it did not load the weights in time.
         """
         while not await self._joins(name, engine):
-            await engine.connect([])  # else it keeps memory of the lost learner
+            await engine.connect([])  # otherwise it keeps memory of the lost learner
             await asyncio.sleep(_LOOK)
 
     async def _joins(self, name: str, engine: SingleEngine) -> bool:

@@ -259,7 +259,7 @@ def _fitting(
             continue
         if tried is not large or all(part.whole for part in placed.memory):
             return placed, tried
-    raise AssertionError("a way fits, or the last one says why not")
+    raise AssertionError("one way fits, or the last one explains why none does")
 
 
 def _shape(model: str) -> Shape:

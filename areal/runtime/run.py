@@ -43,8 +43,8 @@ async def run_training(plan: Plan, resume: Path | None, show: bool, start: Resum
         start: the point at which a resumed run resumes; the user knows its notices.
 
     Raises:
-        UserError, EnvironmentFailure, WorkerLost: the run cannot go on; the message says how to resume it if
-            there is a checkpoint.
+        UserError, EnvironmentFailure, WorkerLost: the run cannot continue; the message says how to resume it
+            if there is a checkpoint.
         Interrupted: Ctrl-C, SIGTERM or SIGHUP.
     """
     config = plan.config

@@ -223,7 +223,7 @@ class RunDirectory:
             return None
 
     def log_start(self, start: dict[str, Any]) -> None:
-        """Append a start: what the updates from ``start["step"]`` depend on besides their batches."""
+        """Append a start: what the updates from ``start["step"]`` depend on in addition to their batches."""
         self._append(_STARTS, start)
 
     def starts(self) -> list[dict[str, Any]]:

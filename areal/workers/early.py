@@ -90,7 +90,7 @@ class EarlyProcesses:
 
         Args:
             name: name of its later worker.
-            environment: its environment variables besides our own.
+            environment: its environment variables in addition to our own.
             process: the process.
         """
         self._ready[name] = _Ready(process, dict(environment), dict(os.environ))
@@ -100,7 +100,7 @@ class EarlyProcesses:
 
         Args:
             name: name of the worker.
-            environment: its environment variables besides our own.
+            environment: its environment variables in addition to our own.
 
         Returns:
             The process; None: there is none, or it has ended, or has a different environment.

@@ -107,7 +107,7 @@ class Launch(Protocol):
 
         Args:
             name: name of the worker in messages.
-            environment: its environment variables besides our own.
+            environment: its environment variables in addition to our own.
             factory: creates the worker there: a class or a module-level function, plain or async.
             args: arguments of the factory.
             kwargs: keyword arguments of the factory.

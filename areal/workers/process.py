@@ -56,7 +56,7 @@ def start_early(
     Args:
         early: receives the process.
         name: name of the worker.
-        environment: its environment variables besides our own.
+        environment: its environment variables in addition to our own.
         modules: modules to import; those that are not installed are skipped.
     """
     ours, theirs = socket.socketpair()

@@ -50,7 +50,7 @@ _NOTICED = 5.0
 """Seconds within which all observers of the hosts notice that one is gone."""
 _TOKEN = 32
 _FORWARDED = ("AREAL_", "GLOO_", "HF_", "NCCL_", "TORCH", "VLLM_")
-"""Prefixes of variables that workers inherit from this process, besides those of their host."""
+"""Prefixes of variables that workers inherit from this process, in addition to those of their host."""
 
 
 class RayCluster:

@@ -58,7 +58,7 @@ class HostActor:
             run: address of the run's process, to which it connects.
             token: token by which that process recognizes it.
             name: name of the worker.
-            environment: its environment variables besides those of this host.
+            environment: its environment variables in addition to those of this host.
 
         Returns:
             The number of its process.

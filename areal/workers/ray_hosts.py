@@ -262,8 +262,8 @@ def _hold(
         remove_placement_group(group)
     if not chosen and (there := len(_beside(gpus, cpu_hosts))) < cpu_hosts:
         raise UserError(
-            f"ray.cpu_hosts={cpu_hosts}, but besides the hosts with GPUs the Ray cluster has "
-            f"{_count(there, 'host')} without; add hosts to it, or decrease ray.cpu_hosts"
+            f"ray.cpu_hosts={cpu_hosts}, but the Ray cluster has {_count(there, 'host')} without a GPU; add "
+            "hosts to it, or decrease ray.cpu_hosts"
         )
     raise UserError(_not_free(chosen) if chosen else _twice(_hosts(gpus)) or _too_few(gpus, count))
 
@@ -283,7 +283,7 @@ def _choose(found: list[RayHost], count: int | None, tried: Mapping[str, int]) -
 
 
 def _beside(gpus: bool | None, cpu_hosts: int) -> list[RayHost]:
-    """Return the hosts without a GPU, if some are requested besides those with GPUs; none on CPUs."""
+    """Return the hosts without a GPU, if some are requested in addition to those with GPUs; none on CPUs."""
     if not cpu_hosts or gpus is False or not _hosts(True):
         return []
     return [host for host in _hosts(False) if not host.gpus]

@@ -182,7 +182,7 @@ def test_ranks_and_scales_are_peft_s_and_go_into_its_files(tmp_path: Path):
         ({"target_modules": ["embed_tokens"]}, r"target_modules selects .*embed_tokens.*remove it"),
         ({"target_modules": ["qkv"]}, r"lora_options: .*qkv"),
         ({"rslora": True}, r"lora_options\.rslora"),
-        ({"use_rslora": True}, "set lora_alpha, too"),
+        ({"use_rslora": True}, "also set lora_alpha"),
         ({"rank_pattern": {"q_proj": 0}}, "greater than or equal to 1"),
     ],
 )
@@ -197,7 +197,7 @@ def test_what_would_be_adapted_otherwise_than_was_meant_is_refused(options: dict
 
 @pytest.mark.parametrize("more", [{"lora_options": {"lora_alpha": 8}}, {"base_precision": "nf4"}])
 def test_without_an_adapter_nothing_is_said_of_one(more: dict[str, Any]):
-    with pytest.raises(UserError, match="applies only to an adapter; set lora_rank, too"):
+    with pytest.raises(UserError, match="applies only to an adapter; also set lora_rank"):
         parse_config({"learner": more})
 
 

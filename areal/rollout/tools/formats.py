@@ -139,7 +139,7 @@ FORMATS = (
         thought_key="thinking",
     ),
     Format(
-        "a list behind <|tool_call|> (Granite 3, Phi-4-mini)",
+        "a list after <|tool_call|> (Granite 3, Phi-4-mini)",
         parse_lists,
         '<|tool_call|>[{"name": NAME, "arguments": {…}}]',
         spell_list,
