@@ -147,7 +147,7 @@ def _add_eval(commands: Any) -> None:
     command = commands.add_parser(
         "eval",
         help="evaluate a model on benchmarks or on the held-out problems of an environment",
-        description="Evaluate a model on benchmarks or on the held-out problems of an environment. With a "
+        description="Evaluate a model on benchmarks or on the held-out problems of an environment. Given a "
         "training run RUN, evaluate its model in its environment, with its agent and settings.",
         epilog="With --benchmark or --name, the command keeps every response in FOLDER/eval/NAME "
         "(docs/evaluation.md).",

@@ -78,7 +78,7 @@ class Objective(Settings):
     dynamic_sampling: bool = False
     """Replace a group whose rewards are all equal with another group."""
     overlong: float = Field(0.0, ge=0, le=1)
-    """Last share of rollout.max_new_tokens, over which a length penalty grows from 0 to 1."""
+    """The last share of rollout.max_new_tokens, over which a length penalty grows from 0 to 1."""
     turn_discount: float | None = Field(None, ge=0, le=1)
     """Credit each turn with the rewards of the episode from that turn on, discounted by this factor per turn;
     null: credit each turn with the reward of the whole episode."""

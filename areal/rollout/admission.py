@@ -1,7 +1,7 @@
 """Decides which groups may start and which a batch may take, so that staleness ≤ η holds for every sample.
 
 It is a pure state machine without I/O. Let i be the version (finished updates), B the number of groups in a
-batch, η the maximum staleness, and N the number of groups admitted and not rejected:
+batch, η the maximum staleness, and N the number of groups admitted and not rejected. The rules are:
 
 - *Gate* (arXiv 2505.24298, eq 3): one more group may be admitted while N ≤ (i+η+1)·B, counting it.
 - A group admitted at version v has the *deadline* v+η: the last version whose batch may take it.

@@ -97,7 +97,7 @@ class Conversation:
         return self.turn_ends[-1]
 
     def continues_from(self, end: TurnEnd) -> bool:
-        """Return whether the next response at this end may join this conversation, instead of a branch."""
+        """Return whether the next response at this end may join this conversation; if not, it is a branch."""
         return end is self.turn_ends[-1] and not self.busy
 
     def credit(self, reward: float) -> None:

@@ -22,7 +22,7 @@ from areal.threads import CallThread
 log = logging.getLogger(__name__)
 
 _ANSWER = "?"
-"""An answer to no problem. It reveals a verifier that always fails before the engines start."""
+"""An answer to no problem. Before the engines start, it reveals a verifier that always raises."""
 _GRACE = 10.0
 """Time limit for closing an environment, in seconds."""
 

@@ -94,7 +94,7 @@ def test_what_is_lost_comes_back_as_often_as_the_budget_allows():
         assert this.made[0].closed
         assert this.made[1].version == 0
         assert this.notices[0] == (
-            "engine 0 was lost: vLLM has died; a new one replaces it, requests wait until then "
+            "engine 0 was lost: vLLM has died; a new one replaces it, and requests wait until then "
             "(its output: engine.log)"
         )
         assert this.notices[1].startswith("engine 0 is back after ")
