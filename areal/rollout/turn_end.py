@@ -1,4 +1,4 @@
-"""Checks that a model stops where its chat template ends a turn; otherwise no response ends by itself."""
+"""Checks that a model stops where its chat template ends a turn; otherwise no response ends on its own."""
 
 from __future__ import annotations
 

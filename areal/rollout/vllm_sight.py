@@ -1,6 +1,6 @@
 """Prepares images for vLLM, so that it uses the same pixels and ids as the learner.
 
-vLLM would create ids from messages and pixels from images by itself. It receives both instead: the ids of the
+vLLM itself would create ids from messages, and pixels from images. It receives both instead: the ids of the
 conversation, with all placeholders in their places, and the pixels.
 """
 

@@ -226,7 +226,7 @@ class Trainer:
         self.recovering = True
         try:
             back = self.recovery.bring_back(self.version)
-            await self.watch.wait(back, "the run", "the learner: restarting")
+            await self.watch.wait(back, "the run", "the learner to restart")
         finally:
             self.recovering = False
         self._lost = self.watch.add(self._learner_lost())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _ENDS = {
-    "eos": "ended by itself",
+    "eos": "ended on its own",
     "stop": "ended by a stop string",
     "length": "truncated",
     "abort": "aborted",

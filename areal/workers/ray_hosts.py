@@ -193,7 +193,7 @@ def _join(address: str, patience: float) -> None:
     advice = "check that Ray is running on this host (`ray status`), and that the address is the head node's"
     if (
         "RAY_AUTH_MODE" not in os.environ
-    ):  # Ray only uses a token by itself for a cluster that it finds itself
+    ):  # without this variable, Ray uses a token only for a cluster that it finds itself
         advice += "; if the cluster requires a token, set RAY_AUTH_MODE=token"
     if "Version mismatch" in reason:
         advice = "run areal with the Python and the Ray with which the cluster was started"

@@ -148,7 +148,7 @@ async def test_a_stop_while_the_learner_restarts_is_heeded_at_once(tmp_path: Pat
             trainer.stop_at_once()
         with pytest.raises(Interrupted, match=rf"after 3 of {UPDATES} updates; resume with"):
             await asyncio.wait_for(running, 60)
-    assert ("the run", "the learner: restarting") in waits
+    assert ("the run", "the learner to restart") in waits
     assert 3 not in versions(directory.checkpoints)
     assert find_resume_point(directory, config).recorded == 3, "nothing is lost"
     assert workers() == []

@@ -25,7 +25,7 @@ class Refusal(Exception):
         code: OpenAI's term for it, if there is one.
         retry: whether the same call may succeed later; SDKs then call again after a second.
         details: Anthropic's details, on which its SDK acts.
-        by_program: whether the program caused it by itself, independently of the model's responses.
+        by_program: whether the program caused it, independently of the model's responses.
     """
 
     status: int

@@ -30,7 +30,7 @@ export function duration(seconds) {
 }
 
 const ENDINGS = {
-  eos: "ended by itself",
+  eos: "ended on its own",
   stop: "stop string",
   length: "truncated",
   abort: "aborted",
