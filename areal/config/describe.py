@@ -82,7 +82,8 @@ def _type(kind: Any, metadata: list[Any]) -> str:
     if origin is dict or is_typeddict(kind):
         return "mapping"
     if origin is tuple and arguments[1:] == (...,):
-        return f"list of {_type(arguments[0], [])}"
+        of = _type(arguments[0], [])
+        return f"list of {of if ' or ' in of else f'{of}s'}"
     if origin is tuple:
         return f"list ({', '.join(_type(a, []) for a in arguments)})"
     return _WORDS[kind]

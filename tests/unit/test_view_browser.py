@@ -275,7 +275,7 @@ def test_a_run_that_goes_on_says_what_it_waits_for(page: Page, tmp_path: Path):
         lines = [each.text for each in page.all(".runs .now small")]
         assert lines == [
             "waiting: the run for the learner's update, 6 s",
-            "groups: 9 admitted, 4 in flight, 5 finished",
+            "groups: 9 admitted, 4 in flight, 5 complete and not yet trained on",
         ]
         page.script("document.querySelector('.runs input').focus()")
         write_status(run, {**status, "waits": [{"who": "the learner", "what": "a batch", "seconds": 2.0}]})
