@@ -247,7 +247,7 @@ def test_a_call_that_keeps_pythons_lock_belongs_in_a_process(isolation: str):
     found = [finding.message for finding in findings if finding.rule == "isolation"]
     assert len(found) == (isolation == "thread")
     if found:
-        assert found[0].startswith("step('?'): for ")
+        assert found[0].startswith("step('?') (")
         assert 'metadata = {"isolation": "process"}' in found[0]
 
 
