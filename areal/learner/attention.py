@@ -274,8 +274,8 @@ def varlen_kernel(head_dim: int, device: torch.device) -> Kernel:
     It is FlashAttention 4 on Hopper for the sizes that the tests cover, then flash-attn, then PyTorch's; the
     first two only if they are installed.
     """
-    hopper = torch.cuda.is_available() and torch.cuda.get_device_capability(device)[0] == 9
-    if hopper and head_dim in FLASH4_SIZES and _installed("flash_attn.cute.interface"):
+    fits = head_dim in FLASH4_SIZES and _installed("flash_attn.cute.interface")
+    if fits and torch.cuda.get_device_capability(device)[0] == 9:
         return flash4_kernel()
     # A file of flash-attn itself: FlashAttention 4, a different package, creates a folder of that name, too.
     return flash_kernel() if _installed("flash_attn.flash_attn_interface") else torch_kernel()
