@@ -12,8 +12,8 @@ import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from areal.authoring.leaks import SHAPING
-from areal.authoring.subject import FILLERS, Subject, short
+from areal.authoring.leaks import SHAPING, reward_of_form
+from areal.authoring.subject import Subject, short
 from areal.envs.pictures import words_of
 
 GUESSED = 32
@@ -23,7 +23,6 @@ _UNLIKELY = 1e-4
 _LUCK = 0.1
 """Share of problems in which a guess may be right if the prompt names no choices."""
 _FORMS = ("{}", "Answer: {}", "\\boxed{{{}}}", "<answer>{}</answer>")
-_MEANINGLESS = (*FILLERS, "-7919")
 _EXAMPLES = {
     "an example in the prompt": re.compile(
         r"\\boxed\{[^{}]+\}|<answer>[^<>]+</answer>|\banswer *(?:is|:) *[^\s.,;'\"`’”)]+", re.IGNORECASE
@@ -155,12 +154,10 @@ def _copies(prompt: str, choices: int) -> Iterator[tuple[str, str, float]]:
 def _rewards_of_wrong(subject: Subject, task: dict[str, object], choices: list[str]) -> float:
     """Return the most that an answer earns without being right; with a known solution, almost its reward."""
     if subject.solves:
-        return subject.run_episode(subject.env, task, None).reward - 1e-9
-
-    def earned(form: str, texts: tuple[str, ...] | list[str]) -> list[float]:
-        return [subject.run_episode(subject.env, task, form.format(text)).reward for text in texts]
-
-    # Of several choices one is wrong, but may earn a reward for its form.
-    wrong = [max(earned(form, _MEANINGLESS)) for form in _FORMS]
-    wrong += [min(earned(form, choices)) for form in _FORMS if len(choices) > 1]
-    return max(wrong) + SHAPING
+        return reward_of_form(subject, task, "{}")
+    wrong = [reward_of_form(subject, task, form) for form in _FORMS]
+    if len(choices) > 1:  # one of them is wrong, but may earn a reward for its form
+        for form in _FORMS:
+            earned = [subject.run_episode(subject.env, task, form.format(text)).reward for text in choices]
+            wrong.append(min(earned) + SHAPING)
+    return max(wrong)

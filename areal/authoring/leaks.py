@@ -54,7 +54,7 @@ def answers_are_hidden(subject: Subject) -> str:
     for number, task in enumerate(tasks):
         seen = _seen(subject, task)
         for form in _FORMS:
-            least = _least(subject, task, form)
+            least = reward_of_form(subject, task, form)
             for place, text in seen.items():
                 # After a few problems, keep only what has earned a reward in half of them.
                 if number >= 4 and len(wins.get((place, form), ())) * 2 < number:
@@ -81,7 +81,7 @@ def _is_game(subject: Subject) -> bool:
     return subject.turns > 1 and not subject.solves
 
 
-def _least(subject: Subject, task: dict[str, Any], form: str) -> float:
+def reward_of_form(subject: Subject, task: dict[str, Any], form: str) -> float:
     """Return the reward of the form alone, with room for shaping; of a known solution, almost its reward."""
     if subject.solves:
         return subject.run_episode(subject.env, task, None).reward - 1e-9
@@ -126,7 +126,7 @@ def hostile_actions_fail(subject: Subject) -> str:
     """Actions that are not answers neither raise nor earn a reward."""
     env, earned = subject.env, list[str]()
     for task in subject.tasks(3):
-        top = (min if subject.solves else max)(_least(subject, task, form) for form in _FORMS)
+        top = (min if subject.solves else max)(reward_of_form(subject, task, form) for form in _FORMS)
         for name, action in HOSTILE.items():
             episode = subject.run_episode(env, task, action)
             checked_rewards(episode)
