@@ -222,8 +222,8 @@ class Membership:
         if leaves:
             return
         self._restarts.allow(name, error)
-        left = f"the run continues with {_count(self._engines)}" if self._engines.engines else ""
-        now = left or "requests wait until then"
+        others = f"the run continues with {_count(self._engines)}"
+        now = others if self._engines.engines else "requests wait until then"
         self._notice(f"{name} was lost: {error}; a new one replaces it, and {now} (its output: engine.log)")
         await self._announce(self._requested, None)
         with self._sync.watch.waits.named("the run", f"{name} to restart"):
