@@ -26,6 +26,7 @@ import socket
 import tempfile
 from asyncio import FIRST_COMPLETED
 from asyncio.subprocess import Process
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import IO
 
@@ -126,21 +127,17 @@ class _Staying:
         ours, its = socket.socketpair()
         errors = tempfile.TemporaryFile()  # noqa: SIM115 (it is closed with the process)
         fcntl.fcntl(errors, fcntl.F_SETFL, fcntl.fcntl(errors, fcntl.F_GETFL) | os.O_APPEND)
-        try:
+        with ExitStack() as undone:
+            undone.callback(errors.close)
+            undone.callback(ours.close)
             with its:
                 process = await asyncio.create_subprocess_exec(
                     *words, stdin=its.fileno(), stdout=its.fileno(), stderr=errors, start_new_session=True,
                     env=environment(replace(at, api_key=_NO_KEY)),
                 )  # fmt: skip
-        except BaseException:
-            ours.close()
-            errors.close()
-            raise
-        try:
+            undone.callback(kill_group, process.pid)
             reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_OUTPUT)
-        except BaseException:
-            kill_group(process.pid)
-            raise
+            undone.pop_all()
         return cls(process, reader, writer, errors, host)
 
     @property

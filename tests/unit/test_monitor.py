@@ -113,13 +113,13 @@ async def test_an_environment_that_takes_long_is_not_accused_and_seen(tmp_path: 
 
         def step(self, action: str) -> Any:
             if not seen:
-                time.sleep(30)
+                time.sleep(60)
                 seen.append(read_status(tmp_path / "r"))
             return super().step(action)
 
-    config = config_of(tmp_path, 12)
+    config = config_of(tmp_path, 30)  # in which the learner must start, too, on the slowest machine
     config.steps = 2
-    # Nobody watches over the learner's process: on a busy machine it may be silent for a tenth of 12 s.
+    # Nobody watches over the learner's process: on a busy machine it may be silent for a tenth of the limit.
     run = await ended(config, ScriptedEngine(), env=Slow, launch=launch)
     shown = dict(rows(seen[0]))
     assert shown["waiting"].startswith("the learner for a batch, ")

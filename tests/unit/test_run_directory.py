@@ -141,8 +141,10 @@ def test_a_folder_that_others_have_made_anew_is_not_the_runs(run):
 
 
 def test_open_refuses_what_is_no_run(tmp_path):
-    no_run = f"{tmp_path} is not a run directory: it has no config.yaml; nor a file"
-    assert refused(lambda: RunDirectory.open(tmp_path, "; nor a file")) == no_run
+    folder = tmp_path / "folder"  # it has no run beside it that it may mean
+    folder.mkdir()
+    no_run = f"{folder} is not a run directory: it has no config.yaml; nor a file"
+    assert refused(lambda: RunDirectory.open(folder, "; nor a file")) == no_run
     (tmp_path / "latest").symlink_to("gone")
     for name in ("missing", "latest"):
         said = refused(lambda name=name: RunDirectory.open(tmp_path / name, "; nor a file"))

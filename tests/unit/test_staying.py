@@ -161,15 +161,30 @@ def open_files() -> list[str]:
     return [name for name in resources() if name.startswith("file ")]
 
 
-async def test_an_episode_that_is_cancelled_ends_its_process():
+async def test_an_episode_that_is_cancelled_ends_its_process(tmp_path: Path):
     before = resources()
-    program = Program(command=python(LOOP + f"    {CHILD.splitlines()[1]}\n    time.sleep(99)"), workers=1)
+    code = CHILD + LOOP + f"    open({str(tmp_path / 'asked')!r}, 'w')\n    time.sleep(99)"
+    program = Program(command=python(code), workers=1)
     hanging = asyncio.create_task(run_episode(program))
-    await asyncio.sleep(0.3)
+    await until((tmp_path / "asked").exists)
     hanging.cancel()
     assert (await asyncio.wait({hanging}, timeout=60))[0]
+    assert hanging.cancelled()
     assert not await left(before)
     await program.close()
+
+
+async def test_an_episode_that_is_cancelled_at_any_moment_leaves_nothing():
+    """While its process starts, while it answers, or while it is judged: this program fails at once."""
+    before = resources()
+    program = Program(command=python("print('no line of JSON')"), workers=1)
+    for delay in range(0, 120, 4):
+        going = asyncio.create_task(run_episode(program))
+        await asyncio.sleep(delay / 1000)
+        going.cancel()
+        await asyncio.wait({going})
+    await program.close()
+    assert not await left(before)
 
 
 async def test_a_process_that_the_out_of_memory_killer_ends_is_not_to_blame(tmp_path: Path):

@@ -84,7 +84,8 @@ class EndpointServer:
         """Stop serving. Every session must be closed before."""
         if self._serving is not None:
             self._uvicorn.should_exit = True
-            await self._serving
+            # If the caller is cancelled meanwhile, the server still closes its sockets.
+            await asyncio.shield(self._serving)
             self._serving = None
 
     def _start(self) -> None:
