@@ -45,7 +45,7 @@ def merged(tensors: Sequence[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, t
     for name, tensor in tensors:
         stem = name.removesuffix(nf4.PARTS[0])
         if stem != name:
-            weight = nf4.dequantised(*(found[stem + part] for part in nf4.PARTS))
+            weight = nf4.dequantized(*(found[stem + part] for part in nf4.PARTS))
             yield stem, merge(weight, found[stem + A], found[stem + B])
         elif is_part(name):
             continue

@@ -191,7 +191,7 @@ def _in_eight_bits(opened: Any) -> Any:
     """Return a Pillow image in RGB, or in grayscale."""
     from PIL import Image as Pillow
 
-    # Older releases of Pillow read greys of 16 bits as integers.
+    # Older releases of Pillow read grays of 16 bits as integers.
     if opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PNG"):
         return Pillow.fromarray((np.asarray(opened) >> 8).astype(np.uint8))
     if opened.mode in ("I", "F"):

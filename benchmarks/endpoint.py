@@ -26,7 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common import BLUE, GREY, ORANGE, parser, picture, save
+from common import BLUE, GRAY, ORANGE, parser, picture, save
 from models import QWEN2, qwen2
 from rollout_efficiency import Ticker, WithLengths, Work, for_a_while
 
@@ -170,8 +170,8 @@ def draw(folder: Path, runs: dict[str, list[float]], calls: int) -> None:
     with picture(folder, "endpoint", title) as figure:
         axes = figure.subplots()
         for place, (name, rates) in enumerate(runs.items()):
-            colour = {"engine": GREY, "recorder": BLUE}.get(name, ORANGE)
-            axes.bar(place, statistics.fmean(rates), color=colour, alpha=0.8)
+            color = {"engine": GRAY, "recorder": BLUE}.get(name, ORANGE)
+            axes.bar(place, statistics.fmean(rates), color=color, alpha=0.8)
             axes.plot([place] * len(rates), rates, "k.", markersize=5)
             middle = (place, statistics.fmean(rates) / 2)
             axes.annotate(f"{shares(runs)[name]:.2f}×", middle, ha="center", color="white", weight="bold")

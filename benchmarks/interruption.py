@@ -40,7 +40,7 @@ from areal.weights.sender import open_sender
 
 SPREAD = 1.0
 PROMPT = 32
-COLOURS = {"recompute": BLUE, "keep": GREEN, "drain": ORANGE}
+COLORS = {"recompute": BLUE, "keep": GREEN, "drain": ORANGE}
 
 
 def longest(median: int) -> int:
@@ -199,7 +199,7 @@ def draw(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
     with picture(arguments.output, "interruption", title, (10, 4.2)) as figure:
         left, right = figure.subplots(1, 2)
         for place, (mode, found) in enumerate(results.items()):
-            left.bar(place, found["tokens_per_s"], color=COLOURS[mode], alpha=0.75)
+            left.bar(place, found["tokens_per_s"], color=COLORS[mode], alpha=0.75)
             runs = found["tokens_per_s_runs"]
             left.plot([place] * len(runs), runs, "k.", markersize=5)
             label = f"{found['over_drain']:.2f}×"
@@ -209,7 +209,7 @@ def draw(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
             shares = found["weight_ages"]
             at = np.arange(len(shares)) + 0.27 * (place - 1)
             right.bar(
-                at, shares, 0.27, color=COLOURS[mode], label=f"{mode} (mean {found['weight_age_mean']:.2f})"
+                at, shares, 0.27, color=COLORS[mode], label=f"{mode} (mean {found['weight_age_mean']:.2f})"
             )
         left.set_xticks(range(len(results)), list(results))
         left.set_ylabel("generated tokens/s (×: relative to drain)")

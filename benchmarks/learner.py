@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, parser, picture, save
+from common import BLUE, GRAY, GREEN, ORANGE, PURPLE, SKY, parser, picture, save
 from models import qwen2
 
 from areal.config import LearnerConfig
@@ -42,11 +42,11 @@ from areal.learner.learner import Learner
 from areal.learner.microbatches import allocate, best_fit
 from areal.trajectory import Batch, Episode, Group, Trajectory
 
-COLOURS = {
+COLORS = {
     "algorithm 1": BLUE,
     "best fit": GREEN,
     "fixed count, padded": ORANGE,
-    "eager": GREY,
+    "eager": GRAY,
     "flash-attn": "black",
     "FlashAttention 4": "#999933",
     "PyTorch's attention": SKY,
@@ -226,10 +226,10 @@ def draw(folder: Path, sizes: dict[str, dict[str, Any]]) -> None:
                 at = i + 0.8 * (j + 0.5) / len(ways) - 0.4
                 width = 0.8 / len(ways)
                 label = way if i == 0 else None
-                speed.bar(at, found["tokens_per_s"] / 1000, width, color=COLOURS[way], label=label)
-                mfu.bar(at, 100 * (found["mfu"] or 0), width, color=COLOURS[way])
+                speed.bar(at, found["tokens_per_s"] / 1000, width, color=COLORS[way], label=label)
+                mfu.bar(at, 100 * (found["mfu"] or 0), width, color=COLORS[way])
         speed.set_ylabel("thousand tokens/s")
-        mfu.set_ylabel("model FLOPs utilisation, %")
+        mfu.set_ylabel("model FLOPs utilization, %")
         for axes in (speed, mfu):
             axes.set_xticks(range(len(sizes)), [f"{size} parameters" for size in sizes])
         figure.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -243,7 +243,7 @@ def main() -> None:
     options.add_argument("--micro-batches", type=int, default=6, help="of one update, about (6)")
     options.add_argument("--longest", type=int, default=8192, help="tokens of a trajectory (8192)")
     options.add_argument("--repeats", type=int, default=3, help="updates of each way (3)")
-    options.add_argument("--ways", nargs="+", choices=COLOURS, default=list(COLOURS), help="which of them")
+    options.add_argument("--ways", nargs="+", choices=COLORS, default=list(COLORS), help="which of them")
     options.add_argument("--lora", type=int, default=0, help="rank of an adapter (0: all weights)")
     options.add_argument("--profile", action="store_true", help="also write the kernels of one update")
     given = options.parse_args()

@@ -111,9 +111,9 @@ def draw(arguments: argparse.Namespace, found: dict[str, dict[str, float]]) -> N
     title = "Duration of an update beside a busy event loop"
     with picture(arguments.output, "learner_process", title, (7, 3.5)) as figure:
         axes = figure.subplots()
-        for colour, (way, over) in zip((ORANGE, BLUE), found.items(), strict=True):
+        for color, (way, over) in zip((ORANGE, BLUE), found.items(), strict=True):
             axes.plot(
-                [100 * float(share) for share in over], list(over.values()), "o-", color=colour, label=way
+                [100 * float(share) for share in over], list(over.values()), "o-", color=color, label=way
             )
         axes.set_xlabel("share of the time for which the event loop is busy (%)")
         axes.set_ylabel("duration relative to\nan idle event loop")

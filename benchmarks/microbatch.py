@@ -13,7 +13,7 @@ ever holds more than the budget at once, since that is what the memory is for:
   here the padding is in the memory too, so the count is larger.
 
 Padding is what is computed for nothing: in the padded way everywhere, in a packed row in the attention only,
-which pads runs of neighbours of like lengths (on a GPU it can do without).
+which pads runs of neighbors of like lengths (on a GPU it can do without).
 No two sequences share a prompt, so that nothing is gained but by the cut. The lengths are log-normal with
 median 80 and are drawn anew for each repeat; the ways take turns.
 """
@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import BLUE, GREEN, GREY, ORANGE, interleaved, parser, picture, save
+from common import BLUE, GRAY, GREEN, ORANGE, interleaved, parser, picture, save
 
 from areal.config.objective import Objective
 from areal.learner.attention import runs
@@ -40,7 +40,7 @@ from areal.learner.packed import pack
 from areal.models import resolve_model
 from areal.trajectory import Trajectory
 
-COLOURS = {"algorithm 1": BLUE, "best fit": GREEN, "fixed count": ORANGE, "padded": GREY}
+COLORS = {"algorithm 1": BLUE, "best fit": GREEN, "fixed count": ORANGE, "padded": GRAY}
 SPREADS = (0.3, 0.8, 1.3)
 PROMPT, LONGEST, VOCABULARY = 8, 1000, (6, 380)
 
@@ -142,7 +142,7 @@ class Passes:
 def measure(passes: Passes, spread: float, count: int, budget: int, repeats: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     drawn = [cuts(sequences(rng, count, spread), budget) for _ in range(repeats + 1)]
-    turn = dict.fromkeys(COLOURS, 0)
+    turn = dict.fromkeys(COLORS, 0)
 
     def run(way: str) -> float:
         cut = drawn[turn[way]][way]
@@ -150,10 +150,10 @@ def measure(passes: Passes, spread: float, count: int, budget: int, repeats: int
         return sum(map(real, cut)) / passes.seconds(way, cut)
 
     # The first round is not counted: torch sets itself up in it.
-    found = interleaved({way: lambda way=way: run(way) for way in COLOURS}, repeats + 1)
+    found = interleaved({way: lambda way=way: run(way) for way in COLORS}, repeats + 1)
     speeds = {way: values[1:] for way, values in found.items()}
     table = {}
-    for way in COLOURS:
+    for way in COLORS:
         used = [cut[way] for cut in drawn[1:]]
         tokens = sum(real(part) for cut in used for part in cut)
         computed = rectangle if way == "padded" else attended
@@ -180,9 +180,9 @@ def draw(folder: Path, results: dict[str, Any]) -> None:
             "micro_batches": "number of micro-batches",
         }
         for axes, (key, title) in zip(panels, titles.items(), strict=True):
-            for i, (way, colour) in enumerate(COLOURS.items()):
+            for i, (way, color) in enumerate(COLORS.items()):
                 heights = [results[str(spread)][way][key] for spread in SPREADS]
-                axes.bar(np.arange(len(SPREADS)) + 0.2 * i - 0.3, heights, 0.2, label=way, color=colour)
+                axes.bar(np.arange(len(SPREADS)) + 0.2 * i - 0.3, heights, 0.2, label=way, color=color)
             axes.set_title(title, fontsize=10)
             axes.set_xticks(range(len(SPREADS)), [f"σ = {spread}" for spread in SPREADS])
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import BLUE, GREEN, GREY, ORANGE, PURPLE, parser, picture, save, shares, train_once
+from common import BLUE, GRAY, GREEN, ORANGE, PURPLE, parser, picture, save, shares, train_once
 
 PROMPT = r"Reply only with \\boxed{{answer}}. For example, 4 + 3 gives \\boxed{{7}}. {problem}"
 SETTINGS = (
@@ -27,7 +27,7 @@ SETTINGS = (
     "evaluation.problems=512",
     "checkpoint.every=0",
 )
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+COLORS = (BLUE, ORANGE, GREEN, PURPLE)
 
 
 def curve(metrics: list[dict[str, Any]]) -> dict[str, Any]:
@@ -46,12 +46,12 @@ def curve(metrics: list[dict[str, Any]]) -> dict[str, Any]:
 def draw(folder: Path, runs: dict[str, dict[str, Any]]) -> None:
     with picture(folder, "real_model", "A pretrained model learns math-v1 (difficulty 1)") as figure:
         axes = figure.subplots()
-        for colour, (seed, run) in zip(COLOURS, runs.items(), strict=False):
+        for color, (seed, run) in zip(COLORS, runs.items(), strict=False):
             steps = range(1, len(run["right"]) + 1)
-            axes.plot(steps, run["right"], color=colour, label=f"seed {seed}: correct answers in a batch")
-            axes.plot(steps, run["formed"], color=colour, alpha=0.3, label="responses in the required format")
-            axes.plot([0, steps[-1]], [run["accuracy_before"], run["accuracy"]], "o", color=colour)
-        axes.plot([], [], "o", color=GREY, label="held-out accuracy before and after training")
+            axes.plot(steps, run["right"], color=color, label=f"seed {seed}: correct answers in a batch")
+            axes.plot(steps, run["formed"], color=color, alpha=0.3, label="responses in the required format")
+            axes.plot([0, steps[-1]], [run["accuracy_before"], run["accuracy"]], "o", color=color)
+        axes.plot([], [], "o", color=GRAY, label="held-out accuracy before and after training")
         axes.set_xlabel("update")
         axes.set_ylabel("share of responses")
         axes.set_ylim(0, 1)

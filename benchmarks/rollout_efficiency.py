@@ -32,7 +32,7 @@ from typing import Any, get_args
 
 import inside_engine
 import numpy as np
-from common import BLUE, GREY, ORANGE, parser, picture, save
+from common import BLUE, GRAY, ORANGE, parser, picture, save
 from models import QWEN2, qwen2
 
 from areal.config import STARTER, Config, parse_config
@@ -363,11 +363,11 @@ def ratios(runs: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def draw(arguments: argparse.Namespace, runs: dict[str, list[float]]) -> None:
-    colours = [GREY, BLUE, GREY, BLUE, ORANGE]
+    colors = [GRAY, BLUE, GRAY, BLUE, ORANGE]
     with picture(arguments.output, "rollout_efficiency", "The rollout side against bare vLLM") as figure:
         axes = figure.subplots()
         for place, rates in enumerate(runs.values()):
-            axes.bar(place, statistics.fmean(rates), color=colours[place], alpha=0.8)
+            axes.bar(place, statistics.fmean(rates), color=colors[place], alpha=0.8)
             axes.plot([place] * len(rates), rates, "k.", markersize=5)
             base = runs["bare" if place < 2 else "bare + learner"]
             share = statistics.fmean(a / b for a, b in zip(rates, base, strict=True))

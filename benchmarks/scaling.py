@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from common import BLUE, GREY, ORANGE, parser, picture, save
+from common import BLUE, GRAY, ORANGE, parser, picture, save
 from paced_engine import Pace, PacedEngine, loop_seconds
 
 from areal import registry
@@ -177,7 +177,7 @@ def draw(output: Any, name: str, rows: list[Found]) -> None:
     with picture(output, name, "Tokens/s of the rollout side by the number of engines", (6, 3.5)) as figure:
         axes = figure.subplots()
         times = [found.tokens_per_s / rows[0].tokens_per_s for found in rows]
-        axes.plot(engines, [count / engines[0] for count in engines], color=GREY, label="ideal")
+        axes.plot(engines, [count / engines[0] for count in engines], color=GRAY, label="ideal")
         axes.plot(engines, times, "o-", color=BLUE, label="tokens/s, times the first")
         axes.plot(
             engines, [10 * found.process for found in rows], ".-", color=ORANGE, label="tenths of a core"

@@ -31,7 +31,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from async_vs_sync import in_process, run_steps, work, write_model
-from common import BLUE, GREY, ORANGE, load, parser, picture, save, train_once
+from common import BLUE, GRAY, ORANGE, load, parser, picture, save, train_once
 from learner import batch, trajectories
 from models import qwen2
 
@@ -198,8 +198,8 @@ def draw(output: Path, found: dict[str, Any]) -> None:
     title = "Seconds per update for the same work (0.5B parameters)"
     with picture(output, "several_gpus", title, (8, 3)) as figure:
         axes = figure.subplots()
-        colours = [ORANGE if "disaggregated" in way else BLUE if "asyn" in way else GREY for way in steps]
-        axes.bar_label(axes.barh(list(steps), list(steps.values()), color=colours), fmt="%.2f s", padding=4)
+        colors = [ORANGE if "disaggregated" in way else BLUE if "asyn" in way else GRAY for way in steps]
+        axes.bar_label(axes.barh(list(steps), list(steps.values()), color=colors), fmt="%.2f s", padding=4)
         axes.set_xlim(right=1.12 * max(steps.values()))
         axes.invert_yaxis()
         axes.set_xlabel("seconds per update")

@@ -43,7 +43,7 @@ def worth(task: dict[str, Any], actions: list[str]) -> float:
 
 
 class SoakEnv(gymnasium.Env[str, str]):
-    """One problem, one answer, judged twice; each judgement is half of the reward."""
+    """One problem, one answer, judged twice; each judgment is half of the reward."""
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
 

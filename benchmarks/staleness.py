@@ -208,18 +208,18 @@ def draw(rows: list[dict[str, Any]], output: Path) -> None:
     etas = list(dict.fromkeys(row["eta"] for row in rows))
     with picture(output, "staleness", "What staleness costs and what it gains", (13, 4)) as figure:
         left, middle, right = figure.subplots(1, 3)
-        for objective, colour in OBJECTIVES.items():
+        for objective, color in OBJECTIVES.items():
             own = [row for row in rows if row["objective"] == objective]
             places = [etas.index(row["eta"]) for row in own]
             for axes, key in ((left, "accuracies"), (middle, "reward_means")):
                 means = [statistics.fmean(row[key]) for row in own]
-                axes.plot(places, means, "-", color=colour, label=objective)
+                axes.plot(places, means, "-", color=color, label=objective)
                 for place, row in zip(places, own, strict=True):
-                    axes.plot([place] * row["seeds"], row[key], "o", color=colour, alpha=0.4, ms=4)
-            right.plot(places, [row["tokens_per_s"] for row in own], "o-", color=colour, ms=4)
+                    axes.plot([place] * row["seeds"], row[key], "o", color=color, alpha=0.4, ms=4)
+            right.plot(places, [row["tokens_per_s"] for row in own], "o-", color=color, ms=4)
         before = statistics.fmean(row["accuracy_before"] for row in rows)
-        left.axhline(before, color="grey", linewidth=1, linestyle=":")
-        left.annotate("before training", (0, before), xytext=(0, 3), textcoords="offset points", color="grey")
+        left.axhline(before, color="gray", linewidth=1, linestyle=":")
+        left.annotate("before training", (0, before), xytext=(0, 3), textcoords="offset points", color="gray")
         left.set_ylabel("held-out accuracy after training")
         left.legend(frameon=False)
         middle.set_ylabel("mean reward over all updates")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from async_vs_sync import in_process, run_steps, write_model
-from common import GREY, parser, picture, save
+from common import GRAY, parser, picture, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 WARMUP = 8
 """Updates that are not shown: kernels are compiled in them."""
 WAYS = {"synchronous, η=0": 0, "asynchronous, η=8": 8}
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito's
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito's
 SETTINGS = (
     "env=noise-v0",
     "agent=drawn-length",
@@ -131,12 +131,12 @@ def draw_way(axes: Axes, run: dict[str, Any], seconds: float) -> None:
         # A version that is loaded after what is shown has no place here.
         starts = [response["start"], *(min(loaded.get(v, math.inf), end) for v in versions[1:])]
         for version, left, right in zip(versions, starts, [*starts[1:], end], strict=True):
-            axes.barh(-lane, right - left, left=left, height=0.8, color=colour(version))
+            axes.barh(-lane, right - left, left=left, height=0.8, color=color(version))
     for update in run["updates"]:
-        start, made = update["start"], colour(update["version"])
+        start, made = update["start"], color(update["version"])
         axes.barh(3, update["end"] - start, left=start, height=3, color=made, edgecolor="white")
     for load in run["loads"]:
-        axes.axvline(load["end"], color=GREY, linewidth=0.8, linestyle=":")
+        axes.axvline(load["end"], color=GRAY, linewidth=0.8, linestyle=":")
     lowest = max((lane for lane, _ in lanes), default=0)
     axes.set_xlim(0, seconds)
     axes.set_ylim(-lowest - 1, 5)
@@ -154,9 +154,9 @@ def place(responses: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
     return found
 
 
-def colour(version: int) -> str:
-    """Return a version's colour: neighbours differ."""
-    return COLOURS[version % len(COLOURS)]
+def color(version: int) -> str:
+    """Return a version's color: neighbors differ."""
+    return COLORS[version % len(COLORS)]
 
 
 if __name__ == "__main__":

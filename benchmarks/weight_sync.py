@@ -112,7 +112,7 @@ async def measure_all(counts: list[int], millions: float, updates: int) -> list[
 
 
 def draw(output: Any, name: str, rows: list[Found]) -> None:
-    colours = iter((BLUE, ORANGE, GREEN, PURPLE))
+    colors = iter((BLUE, ORANGE, GREEN, PURPLE))
     with picture(output, name, "Engine-seconds that an update takes from generation", (6, 3.5)) as figure:
         axes = figure.subplots()
         for backend, swap in dict.fromkeys((row.backend, row.swap) for row in rows):
@@ -121,7 +121,7 @@ def draw(output: Any, name: str, rows: list[Found]) -> None:
                 [row.engines for row in line],
                 [row.lost for row in line],
                 "o-",
-                color=next(colours),
+                color=next(colors),
                 label=f"{backend}, {swap}",
             )
         axes.set_xlabel("engines")

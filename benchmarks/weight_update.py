@@ -145,7 +145,7 @@ class Workload:
 
 
 @torch.no_grad()
-def randomise(model: torch.nn.Module, version: int) -> None:
+def randomize(model: torch.nn.Module, version: int) -> None:
     """Give every parameter of a model the values that it has in ``version``."""
     for number, (name, parameter) in enumerate(model.named_parameters()):
         generator = torch.Generator(parameter.device).manual_seed(version * 100_003 + number)
@@ -224,7 +224,7 @@ async def run(
             for request in requests:
                 if request.done():
                     request.result()  # it goes on for ever, or failed
-        randomise(model, version)
+        randomize(model, version)
         written = time.monotonic()
         sender.write(model.named_parameters())
         written = time.monotonic() - written
@@ -246,7 +246,7 @@ def agreement(
     sampled = torch.tensor([completion.logprobs for completion in found])
     results = {}
     for name, which in (("last", version), ("before", version - 1)):
-        randomise(model.float(), which)
+        randomize(model.float(), which)
         model.to(scale.dtype)
         ids = torch.tensor([p + c.ids for p, c in zip(prompts, found, strict=True)], device=model.device)
         length = sampled.shape[1]
@@ -276,9 +276,9 @@ def draw(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
             "load": ("load the weights", BLUE),
             "first": ("first new token", GREEN),
         }
-        for part, (label, colour) in parts.items():
+        for part, (label, color) in parts.items():
             values = [1000 * update[part] for update in results["updates"]]
-            axes.bar(range(1, 1 + len(values)), values, bottom=bottom, color=colour, label=label)
+            axes.bar(range(1, 1 + len(values)), values, bottom=bottom, color=color, label=label)
             bottom = [b + v for b, v in zip(bottom, values, strict=True)]
         axes.set_xlabel("update")
         axes.set_ylabel("milliseconds")

@@ -19,7 +19,7 @@ from areal.errors import UserError
 from areal.registry import make_env
 from areal.rewards.answers import boxed_answer
 
-_COLOURED = re.compile(r"\x1b\[\d+m(.*?)\x1b\[0m")
+_COLORED = re.compile(r"\x1b\[\d+m(.*?)\x1b\[0m")
 """Colored parts of a rendering, such as the player's position; they appear in brackets."""
 _READABLE = 32
 """Array size up to which a model may make sense of the numbers: a small vector, but not an image."""
@@ -118,7 +118,7 @@ class GymTextEnv(gymnasium.Env[str, str]):
                 raise TypeError(f"describe returned a {type(text).__name__}; return text, a str")
             return text
         if self._env.render_mode == "ansi":
-            return _COLOURED.sub(r"[\1]", str(self._env.render())).strip()
+            return _COLORED.sub(r"[\1]", str(self._env.render())).strip()
         return str(observation)
 
     def _asked(self) -> str:

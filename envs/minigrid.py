@@ -25,9 +25,9 @@ def describe(observation: dict[str, Any], env: Any = None) -> str:
     middle, last = image.shape[0] // 2, image.shape[1] - 1
 
     def called(column: int, row: int) -> str:
-        kind, colour, state = (int(number) for number in image[column, row])
+        kind, color, state = (int(number) for number in image[column, row])
         door = f"{states[state]} " if IDX_TO_OBJECT[kind] == "door" else ""
-        name = f"{door}{IDX_TO_COLOR[colour]} {IDX_TO_OBJECT[kind]}"
+        name = f"{door}{IDX_TO_COLOR[color]} {IDX_TO_OBJECT[kind]}"
         return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
     def empty(column: int, row: int) -> bool:

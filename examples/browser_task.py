@@ -13,7 +13,7 @@ from browsergym.core.task import AbstractBrowserTask
 
 
 class Press(AbstractBrowserTask):
-    """Press the button of a colour; ``random`` is the task's own generator, seeded for each episode."""
+    """Press the button of a color; ``random`` is the task's own generator, seeded for each episode."""
 
     @classmethod
     def get_task_id(cls) -> str:
@@ -23,16 +23,16 @@ class Press(AbstractBrowserTask):
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self.slow_mo = 0  # of Playwright: milliseconds before each of its operations
-        self.colours = [str(name) for name in self.random.permutation(["red", "green", "blue"])]
-        self.wanted = self.colours[self.random.randint(3)]
+        self.colors = [str(name) for name in self.random.permutation(["red", "green", "blue"])]
+        self.wanted = self.colors[self.random.randint(3)]
 
     def setup(self, page: Any) -> tuple[str, dict[str, Any]]:
         """Make the page; return the goal, and facts for ``info``."""
         buttons = "".join(
             f"<button onclick=\"document.body.dataset.pressed = '{name}'\">{name}</button>"
-            for name in self.colours
+            for name in self.colors
         )
-        page.set_content(f"<h1>Colours</h1>{buttons}")
+        page.set_content(f"<h1>Colors</h1>{buttons}")
         return f"Press the button '{self.wanted}'.", {}
 
     def validate(self, page: Any, chat_messages: list[Any]) -> tuple[float, bool, str, dict[str, Any]]:

@@ -20,7 +20,7 @@ from areal.envs.text import UnicodeText
 
 CELL = 28
 """Pixels of a cell's side."""
-COLOURS = ((200, 30, 30), (30, 130, 40), (40, 60, 200))
+COLORS = ((200, 30, 30), (30, 130, 40), (40, 60, 200))
 QUESTION = "How many?"
 
 
@@ -52,8 +52,8 @@ class CountShapes(gymnasium.Env[dict[str, Any], str]):
         board = np.full((self._side * CELL, self._side * CELL, 3), 255, np.uint8)
         for cell in self.np_random.choice(self._side**2, self._number, replace=False):
             row, column = (int(place) * CELL + 4 for place in divmod(cell, self._side))
-            colour = COLOURS[self.np_random.integers(len(COLOURS))]
-            board[row : row + CELL - 8, column : column + CELL - 8] = colour
+            color = COLORS[self.np_random.integers(len(COLORS))]
+            board[row : row + CELL - 8, column : column + CELL - 8] = color
         return {"image": board, "text": QUESTION}, {}
 
     def step(self, action: str) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:

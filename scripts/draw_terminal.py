@@ -22,7 +22,7 @@ LAST = 6
 WIDTH, HEIGHT, SIZE = 8.4, 18, 14
 """Of a character's cell, and of its font, in pixels."""
 MARGIN = 14
-COLOURS = {"default": "#d8dee9", "cyan": "#56c8d8", "green": "#8cc265", "yellow": "#e5c07b", "red": "#ff7b72"}
+COLORS = {"default": "#d8dee9", "cyan": "#56c8d8", "green": "#8cc265", "yellow": "#e5c07b", "red": "#ff7b72"}
 
 Row = tuple[Char, ...]
 
@@ -42,7 +42,7 @@ def main(recording: Path, picture: Path) -> None:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide:.0f} {high}" font-size="{SIZE}"'
         ' font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, DejaVu Sans Mono, monospace">',
-        f"<style>text{{white-space:pre;fill:{COLOURS['default']}}}.film{{{last}}}"
+        f"<style>text{{white-space:pre;fill:{COLORS['default']}}}.film{{{last}}}"
         f"@keyframes film{{{''.join(starts)}100%{{{last}}}}}@media (prefers-reduced-motion:no-preference){{"
         f".film{{animation:film {seconds:.1f}s steps(1,end) infinite}}}}</style>",
         '<rect width="100%" height="100%" rx="8" fill="#161b22" stroke="#57606a"/><g class="film">',
@@ -78,10 +78,10 @@ def shown(screen: pyte.Screen) -> list[Row]:
 def drawn(row: Row, left: float, index: int) -> str:
     """Draw one row; runs of one look have their exact place and width, whatever the font."""
     runs, column = [], 0
-    for (colour, bold), chars in groupby(row, lambda char: (char.fg, char.bold)):
+    for (color, bold), chars in groupby(row, lambda char: (char.fg, char.bold)):
         text = "".join(char.data for char in chars)
         if text.strip():
-            fill = "" if colour == "default" else f' fill="{COLOURS.get(colour) or f"#{colour}"}"'
+            fill = "" if color == "default" else f' fill="{COLORS.get(color) or f"#{color}"}"'
             weight = ' font-weight="bold"' if bold else ""
             shown = text.rstrip()
             place = f'x="{left + column * WIDTH:.1f}" textLength="{len(shown) * WIDTH:.1f}"'

@@ -20,7 +20,7 @@ from PIL import Image
 from selenium import webdriver
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
-COLOURS = 128
+COLORS = 128
 """Of a picture, which keeps the files small."""
 
 
@@ -47,7 +47,7 @@ def shoot(
     driver.execute_script(act)
     time.sleep(1)
     picture = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(FIGURES / f"{name}.png", optimize=True)
+    picture.quantize(COLORS, dither=Image.Dither.NONE).save(FIGURES / f"{name}.png", optimize=True)
 
 
 def main(paths: list[str]) -> None:
@@ -111,7 +111,7 @@ def take_runs(driver: webdriver.Chrome, base: str, names: list[str]) -> None:
     # What the learner computed is there of some rollouts; another one has links to them.
     entropy = (
         "document.querySelector('.tokenview .hint a')?.click();"
-        "setTimeout(() => document.querySelector('[data-colour=entropy]').click(), 500);"
+        "setTimeout(() => document.querySelector('[data-color=entropy]').click(), 500);"
     )
     shoot(driver, f"{address}&view=tokens", "view_tokens", (1280, 620), "dark", entropy)
 

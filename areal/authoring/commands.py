@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -119,47 +121,43 @@ def _init(given: argparse.Namespace) -> None:
 
 
 def _list(given: argparse.Namespace) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from areal.authoring.describe import describe
     from areal.errors import UserError
     from areal.registry import env_names, find_env
-    from areal.telemetry.tables import console
 
-    table = Table("environment", "options", "description")
     for name in env_names():
+        print(name)
         try:
             found = describe(name, find_env(name))
         except UserError as error:  # the other environments can still be listed
-            table.add_row(name, "", Text(str(error), style="red"))
+            _print_indented(f"Error: {error}")
             continue
+        _print_indented(found.summary or _NO_DOC)
         options = [o.name if o.default is None else f"{o.name}={o.default}" for o in found.options]
-        table.add_row(name, ", ".join(options), found.summary)
-    for column in table.columns:
-        column.overflow = "fold"  # a truncated name is useless
-    console().print(table)
+        if options:
+            _print_indented(f"options: {', '.join(options)}")
 
 
 def _show(given: argparse.Namespace) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from areal.authoring.describe import describe
     from areal.registry import find_env
-    from areal.telemetry.tables import console
 
     found = describe(given.name, find_env(given.name))
-    out = console()
-    out.print(Text(f"{found.name}: {found.summary or '(it has no docstring)'}"))
-    out.print(Text(f"from {found.place}", style="dim"))
-    table = Table("env_options.", "default", "description")
+    print(f"{found.name}: {found.summary or _NO_DOC}")
+    print(f"from {found.place}")
     for option in found.options:
-        table.add_row(*(Text(t) for t in (option.name, option.default or "(must be given)", option.help)))
-    for column in table.columns:
-        column.overflow = "fold"
-    if found.options:
-        out.print(table)
+        default = "must be given" if option.default is None else f"default: {option.default}"
+        print(f"\nenv_options.{option.name}  ({default})")
+        _print_indented(option.help)
+
+
+_NO_DOC = "(it has no docstring)"
+
+
+def _print_indented(text: str) -> None:
+    """Print a paragraph, wrapped at the width of the terminal, or at 100 columns in a pipe."""
+    width = min(shutil.get_terminal_size((100, 24)).columns, 100)
+    print(textwrap.fill(text, width, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False))
 
 
 def _check(given: argparse.Namespace) -> None:

@@ -91,7 +91,10 @@ def spaces_are_honest(subject: Subject) -> str:
                     f"{name} returned an observation outside of the observation space: "
                     f"{short(observation)}; use areal.envs.text.UnicodeText(2**16), or a longer one"
                 )
-    return "all actions are accepted, and observations are in the space"
+    found = "all actions are accepted, and observations are in the space"
+    if subject.turns > 1:
+        found += f"; episodes of up to {subject.turns} steps need an agent such as --agent multi-turn"
+    return found
 
 
 def is_deterministic(subject: Subject) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from areal.config.settings import Config
 from areal.config.synonyms import OTHERWISE, RENAMED, SYNONYMS
+from areal.errors import nearest
 
 
 def complaint(error: Any) -> str:
@@ -22,8 +24,43 @@ def complaint(error: Any) -> str:
             ((name, inside),) = inside.items()
             location.append(str(name))
         return f"unknown key '{key}'{meant('.'.join(location))}"
-    message = error["msg"].removeprefix("Value error, ")
-    return f"{key}={error['input']!r}: {message}" if key else message
+    message, value = error["msg"].removeprefix("Value error, "), error["input"]
+    if error["type"] == "missing":
+        return f"'{key}' is missing"
+    if error["type"] in _MUST_BE:
+        expected = _MUST_BE[error["type"]].format(**error.get("ctx", {}))
+        return f"{key}={value!r} must be {expected}{_value_meant(error)}"
+    return f"{key}={value!r}: {message}" if key else message
+
+
+_MUST_BE = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "int_from_float": "an integer",
+    "int_parsing": "an integer",
+    "int_type": "an integer",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "model_type": "a mapping of settings",
+    "string_type": "text",
+}
+"""What a value must be, by the type of pydantic's error."""
+
+
+def _value_meant(error: Any) -> str:
+    """Return which of the few values of a setting an invalid one means."""
+    if error["type"] != "literal_error":
+        return ""
+    values = re.findall("'([^']*)'", error["ctx"]["expected"])
+    return nearest(str(error["input"]), values, cutoff=0.75)
 
 
 def meant(key: str) -> str:

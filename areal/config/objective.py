@@ -13,7 +13,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 from areal.config.fields import Bound, Settings
 from areal.errors import nearest
 
-Advantage = Literal["group-normalised", "group-centred", "leave-one-out", "global-normalised", "gae"]
+Advantage = Literal["group-normalized", "group-centered", "leave-one-out", "global-normalized", "gae"]
 Ratio = Literal["token", "sequence"]
 Surrogate = Literal["ppo", "cispo"]
 BehavMode = Literal["mask", "truncate"]
@@ -23,10 +23,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "decoupled-ppo": {},
     "ppo": {"advantage": "gae", "decoupled": False, "gae_lambda": 0.95},
     "grpo": {"aggregation": "sequence-mean", "kl": 0.04},
-    "dr-grpo": {"advantage": "group-centred", "aggregation": "fixed-length"},
+    "dr-grpo": {"advantage": "group-centered", "aggregation": "fixed-length"},
     "dapo": {"clip_high": 0.28, "dynamic_sampling": True, "overlong": 0.2},
     "rloo": {"advantage": "leave-one-out", "clip": math.inf, "aggregation": "fixed-length"},
-    "reinforce++": {"advantage": "global-normalised"},
+    "reinforce++": {"advantage": "global-normalized"},
     "gspo": {"ratio": "sequence", "clip": 3e-4, "clip_high": 4e-4, "aggregation": "sequence-mean"},
     "cispo": {
         "decoupled": False,
@@ -48,7 +48,7 @@ class Objective(Settings):
 
     objective: str = "decoupled-ppo"
     """The preset: decoupled-ppo, ppo, grpo, dr-grpo, dapo, rloo, reinforce++, gspo or cispo."""
-    advantage: Advantage = "group-normalised"
+    advantage: Advantage = "group-normalized"
     """How rewards become advantages: the baseline and the normalization."""
     ratio: Ratio = "token"
     """Whether the importance ratio is per token or per sequence."""
@@ -95,7 +95,7 @@ class Objective(Settings):
     @property
     def compares_groups(self) -> bool:
         """Whether the advantage compares a reward with the others of its group."""
-        return self.advantage in ("group-normalised", "group-centred", "leave-one-out")
+        return self.advantage in ("group-normalized", "group-centered", "leave-one-out")
 
     @property
     def uses_every_token(self) -> bool:

@@ -116,7 +116,7 @@ class EngineConfig(Settings):
     others generate (docs/cluster.md)."""
 
     @model_validator(mode="after")
-    def _quantises_16_bits(self) -> EngineConfig:
+    def _quantizes_16_bits(self) -> EngineConfig:
         if self.quantization is not None and self.dtype == "float32":
             raise ValueError(
                 f"engine.quantization={self.quantization} requires a data type of 16 bits; remove "
@@ -354,7 +354,7 @@ class Config(Settings):
             raise ValueError(
                 f"learner.advantage={self.learner.advantage} compares the rewards in a group, but "
                 "rollout.group_size=1 leaves only one; increase it, or set learner.advantage to "
-                "global-normalised or gae"
+                "global-normalized or gae"
             )
         if self.learner.turn_discount is not None and self.learner.advantage == "gae":
             raise ValueError(

@@ -17,7 +17,7 @@ from areal.config.objective import Advantage
 _EPSILON = 1e-6
 
 
-def group_normalised(
+def group_normalized(
     returns: torch.Tensor, weights: torch.Tensor, group_size: int, epsilon: float = _EPSILON
 ) -> torch.Tensor:
     """Return each return minus its group's mean, divided by its standard deviation (GRPO, arXiv 2402.03300).
@@ -31,24 +31,24 @@ def group_normalised(
     Returns:
         ``[groups · group_size, K]``; exactly 0 if all returns of a group are equal.
     """
-    centred = group_centred(returns, weights, group_size)
-    return centred / (_group_mean(centred**2, weights, group_size).sqrt() + epsilon)
+    centered = group_centered(returns, weights, group_size)
+    return centered / (_group_mean(centered**2, weights, group_size).sqrt() + epsilon)
 
 
-def group_centred(returns: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
+def group_centered(returns: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
     """Return each return minus its group's mean (Dr. GRPO, arXiv 2503.20783); shapes as above."""
-    centred = returns - _group_mean(returns, weights, group_size)
-    return torch.where(_group_equal(returns, weights, group_size), 0.0, centred)
+    centered = returns - _group_mean(returns, weights, group_size)
+    return torch.where(_group_equal(returns, weights, group_size), 0.0, centered)
 
 
 def leave_one_out(returns: torch.Tensor, weights: torch.Tensor, group_size: int) -> torch.Tensor:
     """Return each return minus the mean of the group's other episodes (RLOO, arXiv 2402.14740); as above."""
-    centred = group_centred(returns, weights, group_size)
+    centered = group_centered(returns, weights, group_size)
     others = max(group_size - 1, 1)  # without other episodes, the centered return is 0
-    return centred + (weights * centred).sum(dim=1, keepdim=True) / others
+    return centered + (weights * centered).sum(dim=1, keepdim=True) / others
 
 
-def global_normalised(
+def global_normalized(
     returns: torch.Tensor, lengths: torch.Tensor, epsilon: float = _EPSILON
 ) -> torch.Tensor:
     """Normalize returns over the tokens of the batch (REINFORCE++, arXiv 2501.03262).
@@ -64,9 +64,9 @@ def global_normalised(
         ``[E, K]``; exactly 0 if all returns are equal.
     """
     weights = lengths.to(returns.dtype) / lengths.sum()
-    centred = returns - (weights * returns).sum()
-    spread = (weights * centred**2).sum().sqrt()
-    return torch.where(_group_equal(returns, weights, len(returns)), 0.0, centred / (spread + epsilon))
+    centered = returns - (weights * returns).sum()
+    spread = (weights * centered**2).sum().sqrt()
+    return torch.where(_group_equal(returns, weights, len(returns)), 0.0, centered / (spread + epsilon))
 
 
 def of_returns(
@@ -80,14 +80,14 @@ def of_returns(
     present = (lengths > 0).to(returns.dtype)
     weights = present / present.sum(dim=1, keepdim=True)
     match advantage:
-        case "group-normalised":
-            return group_normalised(returns, weights, group_size)
-        case "group-centred":
-            return group_centred(returns, weights, group_size)
+        case "group-normalized":
+            return group_normalized(returns, weights, group_size)
+        case "group-centered":
+            return group_centered(returns, weights, group_size)
         case "leave-one-out":
             return leave_one_out(returns, weights, group_size)
-        case "global-normalised":
-            return global_normalised(returns, lengths)
+        case "global-normalized":
+            return global_normalized(returns, lengths)
     raise ValueError(f"{advantage} is not an advantage of whole returns")
 
 

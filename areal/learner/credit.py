@@ -56,7 +56,7 @@ class Credit:
         Raises:
             ValueError: the advantage applies to single tokens instead of whole returns (gae).
         """
-        whole = advantage == "global-normalised"
+        whole = advantage == "global-normalized"
         compared: dict[tuple[int, str], list[int]] = {}
         for row, (episode, player) in enumerate(zip(self.episode, self.player, strict=True)):
             compared.setdefault((0 if whole else episode // group_size, player), []).append(row)

@@ -150,9 +150,9 @@ class _Output:
         """Return log-probabilities, entropies and the loss, for a loss that is separable by token."""
         found = []
         for part in self._parts():
-            logits, logprobs, entropy, normaliser = self._score(part)
+            logits, logprobs, entropy, normalizer = self._score(part)
             total, of_logprob, of_entropy = _differentiate(loss, logprobs, entropy, part)
-            self._backward(part, logits, normaliser, entropy, of_logprob, of_entropy)
+            self._backward(part, logits, normalizer, entropy, of_logprob, of_entropy)
             del logits  # before the next logits are computed
             found.append((logprobs, entropy, total))
         columns = list(zip(*found, strict=True))
@@ -160,12 +160,12 @@ class _Output:
 
     def loss_in_two_passes(self, loss: Loss) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the same for a loss in which a token depends on others."""
-        logprobs, entropy, normaliser = self.all_scores()
+        logprobs, entropy, normalizer = self.all_scores()
         total, of_logprob, of_entropy = _differentiate(loss, logprobs, entropy, slice(0, len(logprobs)))
         for part in self._parts():
             of_its_entropy = None if of_entropy is None else of_entropy[part]
             of_part = entropy[part], of_logprob[part], of_its_entropy
-            self._backward(part, self._logits(part), normaliser[part], *of_part)
+            self._backward(part, self._logits(part), normalizer[part], *of_part)
         return logprobs, entropy, total
 
     def _logits(self, part: slice) -> torch.Tensor:
@@ -180,7 +180,7 @@ class _Output:
         self,
         part: slice,
         logits: torch.Tensor,
-        normaliser: torch.Tensor,
+        normalizer: torch.Tensor,
         entropy: torch.Tensor,
         of_logprob: torch.Tensor,
         of_entropy: torch.Tensor | None,
@@ -189,7 +189,7 @@ class _Output:
         of_logits = self._gradient(
             logits,
             self._targets[part],
-            normaliser,
+            normalizer,
             entropy,
             of_logprob,
             of_entropy,
@@ -241,15 +241,15 @@ def _statistics(
     scale = below.exp()
     total = (scale * sums).sum(-1)
     entropy = total.log() - (scale * (weighted + below * sums)).sum(-1) / total
-    normaliser = total.log() + top.squeeze(-1)
+    normalizer = total.log() + top.squeeze(-1)
     chosen = logits.gather(-1, targets[:, None]).squeeze(-1) / temperature
-    return chosen - normaliser, entropy, normaliser
+    return chosen - normalizer, entropy, normalizer
 
 
 def _gradient(
     logits: torch.Tensor,
     targets: torch.Tensor,
-    normaliser: torch.Tensor,
+    normalizer: torch.Tensor,
     entropy: torch.Tensor,
     of_logprob: torch.Tensor,
     of_entropy: torch.Tensor | None,
@@ -257,7 +257,7 @@ def _gradient(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """Return the gradient of the logits: ((1[target] − p)·g + p·(−log p − H)·g_H) / temperature."""
-    logprobs = logits / temperature - normaliser[:, None]
+    logprobs = logits / temperature - normalizer[:, None]
     probabilities = logprobs.exp()
     target = torch.arange(logits.shape[-1], device=logits.device) == targets[:, None]
     gradient = (target.float() - probabilities) * of_logprob[:, None]

@@ -25,7 +25,7 @@ from areal import nf4
 from areal.config import LearnerConfig
 from areal.errors import UserError, install_hint
 from areal.factors import A, B, merge
-from areal.learner.merged_linear import ADAPTER, QuantisedBase, compute_merged, scaled_factors
+from areal.learner.merged_linear import ADAPTER, QuantizedBase, compute_merged, scaled_factors
 from areal.learner.parallelize import compute_dtype, full
 
 _SAMPLE = 2**16
@@ -78,7 +78,7 @@ def adapt(model: Any, settings: LearnerConfig, device: torch.device) -> None:
             parameter.data = parameter.data.to(dtype)
     for layer in bases(model).values():
         if settings.base_precision == "nf4":
-            layer.base_layer = QuantisedBase(layer.base_layer, device)
+            layer.base_layer = QuantizedBase(layer.base_layer, device)
         else:
             layer.base_layer.weight.data = layer.base_layer.weight.data.to(dtype)
         compute_merged(layer)
@@ -189,7 +189,7 @@ def base_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         stem = path.replace(".base_layer", "")
         own = dict(module.named_parameters(recurse=False)) if ".lora_" not in path else {}
         names = {f"{stem}.{name}" if stem else name: parameter for name, parameter in own.items()}
-        if isinstance(module, QuantisedBase):
+        if isinstance(module, QuantizedBase):
             names |= zip((f"{stem}.weight{part}" for part in nf4.PARTS), module.parts, strict=True)
         yield from ((name, tensor) for name, tensor in names.items() if id(tensor) not in seen)
         seen |= {id(tensor) for tensor in own.values()}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from areal.factors import merge
-from areal.nf4 import dequantised, quantised
+from areal.nf4 import dequantized, quantized
 
 ADAPTER = "default"
 """Name of the adapter in peft's layers."""
@@ -23,7 +23,7 @@ _MERGING: dict[type, type] = {}
 """For each class of peft's layers, a subclass that computes with the merged weight."""
 
 
-class QuantisedBase(torch.nn.Module):
+class QuantizedBase(torch.nn.Module):
     """A frozen linear layer with a weight in 4 bits (areal.nf4)."""
 
     packed: torch.Tensor
@@ -32,7 +32,7 @@ class QuantisedBase(torch.nn.Module):
 
     def __init__(self, layer: Any, device: torch.device) -> None:
         super().__init__()
-        parts = quantised(layer.weight.detach().to(device))
+        parts = quantized(layer.weight.detach().to(device))
         for name, part in zip(("packed", "scales", "scales2"), parts, strict=True):
             self.register_buffer(name, part, persistent=False)
         self.bias = layer.bias
@@ -45,7 +45,7 @@ class QuantisedBase(torch.nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """The weight in bfloat16, computed anew each time."""
-        return dequantised(*self.parts)
+        return dequantized(*self.parts)
 
 
 def compute_merged(layer: Any) -> None:
@@ -69,7 +69,7 @@ def scaled_factors(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     base = layer.base_layer
-    parts = base.parts if isinstance(base, QuantisedBase) else (base.weight,)
+    parts = base.parts if isinstance(base, QuantizedBase) else (base.weight,)
     a, b = scaled_factors(layer)
     output: torch.Tensor = _product(x, base.bias, a, b, layer.fan_in_fan_out, list(parts))
     return output
@@ -79,7 +79,7 @@ def _whole(
     a: torch.Tensor, b: torch.Tensor, lies_other_way: bool, parts: Sequence[torch.Tensor], dtype: torch.dtype
 ) -> torch.Tensor:
     """Return the merged weight ``[out, in]``."""
-    weight = parts[0] if len(parts) == 1 else dequantised(*parts)
+    weight = parts[0] if len(parts) == 1 else dequantized(*parts)
     whole = merge(weight, a, b).to(dtype)
     return whole.t() if lies_other_way else whole
 

@@ -122,7 +122,7 @@ class Workload:
         sequences: number of concurrent sequences in one engine.
         longest: number of tokens of the longest sequence.
         engine_bytes: bytes of one value in the engine.
-        quantised: whether the engine's weights are in FP8.
+        quantized: whether the engine's weights are in FP8.
         graphs: whether the engine captures CUDA graphs.
         micro_batch_tokens: number of tokens in a micro-batch of the learner; None: there is no learner.
         critic: whether the objective has a critic.
@@ -142,7 +142,7 @@ class Workload:
     sequences: int
     longest: int
     engine_bytes: int = 2
-    quantised: bool = False
+    quantized: bool = False
     graphs: bool = True
     micro_batch_tokens: int | None = None
     critic: bool = False
@@ -300,7 +300,7 @@ def _kept_for_backward(shape: Shape, work: Workload) -> int:
     """Return the bytes for each token.
 
     One layer keeps two norms (input and output; without compilation also the input in float32 and
-    normalised), attention (query and output, key and value), and the gated perceptron (gate, up, their
+    normalized), attention (query and output, key and value), and the gated perceptron (gate, up, their
     product; without compilation also the gate's activation).
     """
     norms, perceptron = (4, 3) if work.compiled else (8, 4)
@@ -326,7 +326,7 @@ def _merged(shape: Shape, each: int) -> int:
 
 def _engine_weights(shape: Shape, work: Workload) -> int:
     """Return the bytes of an engine's weights; an overestimate for tied embeddings in FP8."""
-    if not work.quantised:
+    if not work.quantized:
         return shape.parameters * work.engine_bytes
     kept = min(shape.parameters, 2 * shape.vocab * shape.hidden)
     return kept * work.engine_bytes + (shape.parameters - kept)

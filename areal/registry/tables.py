@@ -128,7 +128,7 @@ benchmarks: Registry[Benchmark] = Registry(
     "benchmark",
     "areal.benchmarks",
     {
-        name: f"areal.evaluation.catalogue:{name.upper()}"
+        name: f"areal.evaluation.catalog:{name.upper()}"
         for name in (
             *("gsm8k", "math500", "aime24", "aime25", "aime26", "amc23"),
             *("hmmt_feb25", "hmmt_nov25", "hmmt_feb26", "minerva", "olympiadbench"),

@@ -59,13 +59,13 @@ def summary(layers: Sequence[Layer]) -> str:
     """Return, in one line, how many layers of each kind have which type, and which ones are not quantized."""
     counts = Counter((kind, dtype) for _, kind, dtype in layers)
     line = ", ".join(f"{count} {kind} {dtype}" for (kind, dtype), count in counts.items())
-    if not (names := not_quantised(layers)):
+    if not (names := not_quantized(layers)):
         return line
     shown = ", ".join(names[:_SHOWN])
     rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{line}; warning: vLLM has not quantized {shown}{rest}"
 
 
-def not_quantised(layers: Sequence[Layer]) -> list[str]:
+def not_quantized(layers: Sequence[Layer]) -> list[str]:
     """Return the layers that should be quantized but are not."""
     return [path for path, kind, dtype in layers if kind in _MEANT and dtype != FP8]

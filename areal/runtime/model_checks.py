@@ -227,9 +227,9 @@ def _check_kind(path: str, config: Any) -> None:
 
 
 def _check_trainable(path: str, config: Any) -> None:
-    if (quantised := getattr(config, "quantization_config", None)) is not None:
+    if (quantized := getattr(config, "quantization_config", None)) is not None:
         method = (
-            quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+            quantized.get("quant_method") if isinstance(quantized, dict) else quantized.quant_method
         ) or "somehow"
         raise UserError(
             f"{path} is quantized ({getattr(method, 'value', method)}), and quantized weights cannot be "

@@ -295,7 +295,7 @@ def workload(placement: Placement, config: Config, longest: int) -> Workload:
         sequences=max_in_flight(max_concurrent(config), len(placement.engines)),
         longest=longest,
         engine_bytes=engine_dtype(config, "cuda").itemsize,
-        quantised=config.engine.quantization is not None,
+        quantized=config.engine.quantization is not None,
         graphs=not config.engine.eager,
         micro_batch_tokens=micro_batch_tokens(learner, device) if ranks else None,
         critic=learner.advantage == "gae",

@@ -25,13 +25,13 @@ async def abandoned_on_signal(notice: Callable[[str], None] = lambda line: None)
     Raises:
         Interrupted: there was a signal.
     """
-    task, signalled = asyncio.current_task(), False
+    task, signaled = asyncio.current_task(), False
     assert task is not None
 
     def cancel() -> None:
-        nonlocal signalled
-        if not signalled:
-            signalled = True
+        nonlocal signaled
+        if not signaled:
+            signaled = True
             notice("stopping")
             task.cancel()
 
@@ -40,7 +40,7 @@ async def abandoned_on_signal(notice: Callable[[str], None] = lambda line: None)
         yield
         await asyncio.sleep(0)  # a signal is handled here at the latest
     except BaseException as error:
-        if signalled:
+        if signaled:
             task.uncancel()
             raise Interrupted("stopped during startup; nothing was trained") from error
         raise

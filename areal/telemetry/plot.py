@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colors, which are distinguishable with every kind of color vision.
-_BLUE, _ORANGE, _GREEN, _PURPLE, _GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
-_EVALUATION_COLOURS = (_ORANGE, _GREEN, _PURPLE)
+_BLUE, _ORANGE, _GREEN, _PURPLE, _GRAY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+_EVALUATION_COLORS = (_ORANGE, _GREEN, _PURPLE)
 
 
 def plot_curve(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
@@ -43,8 +43,8 @@ def learning_curve(metrics: list[dict[str, Any]], title: str) -> Figure:
 
     lower.set_xlabel("step")
     lower.set_ylabel("staleness")
-    steps, worst = _draw(lower, metrics, "staleness/max", _GREY, "staleness, max", linewidth=0.8)
-    lower.fill_between(steps, worst, color=_GREY, alpha=0.12, linewidth=0)
+    steps, worst = _draw(lower, metrics, "staleness/max", _GRAY, "staleness, max", linewidth=0.8)
+    lower.fill_between(steps, worst, color=_GRAY, alpha=0.12, linewidth=0)
     _draw(lower, metrics, "staleness/mean", _PURPLE, "staleness, mean")
     lower.set_ylim(0, np.max(worst, initial=1.0) * 1.08)
     lower.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
@@ -75,14 +75,14 @@ def _series(metrics: list[dict[str, Any]], key: str) -> tuple[np.ndarray, np.nda
 
 
 def _draw(
-    axes: Axes, metrics: list[dict[str, Any]], key: str, colour: str, label: str, **style: Any
+    axes: Axes, metrics: list[dict[str, Any]], key: str, color: str, label: str, **style: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     steps, values = _series(metrics, key)
     if len(steps):
         # A single point is not a line.
         marker = "o" if len(steps) == 1 else None
         axes.plot(
-            steps, values, **{"color": colour, "linewidth": 1.3, "marker": marker, "label": label, **style}
+            steps, values, **{"color": color, "linewidth": 1.3, "marker": marker, "label": label, **style}
         )
     return steps, values
 
@@ -120,7 +120,7 @@ def _draw_evaluations(axes: Axes, metrics: list[dict[str, Any]]) -> None:
             steps,
             values,
             errors,
-            color=_EVALUATION_COLOURS[number % len(_EVALUATION_COLOURS)],
+            color=_EVALUATION_COLORS[number % len(_EVALUATION_COLORS)],
             marker="o",
             markersize=6,
             linestyle="none",  # there are no measurements between the points

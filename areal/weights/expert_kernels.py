@@ -24,7 +24,7 @@ def forget_expert_kernels(model: torch.nn.Module) -> None:
             method.moe_kernel = None
 
 
-def quantised_expert_kernels(model: torch.nn.Module) -> Made:
+def quantized_expert_kernels(model: torch.nn.Module) -> Made:
     """Return the kernels of experts that vLLM quantizes, so that they can be restored after a load.
 
     A load copies new weights and scales to the places of the old ones, which these kernels use. CUDA graphs

@@ -43,7 +43,7 @@ from areal.weights.broadcast import BroadcastReceiver
 from areal.weights.completeness import Reads, complaint
 from areal.weights.cuda_ipc import CudaIpcReceiver
 from areal.weights.digest import digest
-from areal.weights.expert_kernels import Made, forget_expert_kernels, put_back, quantised_expert_kernels
+from areal.weights.expert_kernels import Made, forget_expert_kernels, put_back, quantized_expert_kernels
 from areal.weights.gpt_oss import one_by_one, takes_experts_one_by_one
 from areal.weights.interface import Receiver, TransferBackend
 from areal.weights.layout import WeightLayout
@@ -111,7 +111,7 @@ class WeightReceiver(WeightTransferEngine[Init, Update]):
             give_up(self.model.modules())  # the rest of a failed load
             if self.device.type == "cpu":
                 forget_expert_kernels(self.model)
-            self._kernels = quantised_expert_kernels(self.model)
+            self._kernels = quantized_expert_kernels(self.model)
             initialize_layerwise_reload(self.model)
             load_in_place(filter(is_plain, self.model.modules()))
 

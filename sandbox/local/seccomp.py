@@ -68,7 +68,7 @@ def program(
 
     Args:
         machine: ``"x86_64"`` or ``"aarch64"``; default: this machine.
-        own_pid: without a process namespace, the only process that may be signalled.
+        own_pid: without a process namespace, the only process that may be signaled.
         building: also allow the calls that start a run; ``closing`` then forbids them.
     """
     groups = (syscalls.FILES, syscalls.MEMORY, syscalls.THREADS, syscalls.IDENTITY, syscalls.WAITING)

@@ -41,7 +41,7 @@ PRELOAD = (
     *("traceback", "types", "typing"),
 )
 _REHEARSALS = 20
-"""Enough repetitions for the interpreter to specialise the bytecode (it does so at the eighth execution)."""
+"""Enough repetitions for the interpreter to specialize the bytecode (it does so at the eighth execution)."""
 _READY = frames.pack("ready")
 _ORDERS = {b"s": signal.SIGSTOP, b"c": signal.SIGCONT}
 """Operations on a run besides ending it."""
@@ -245,7 +245,7 @@ class _Zygote:
                 self._start(processes)
 
     def _exit_if_alone(self) -> None:
-        """End if the keeper ended before its death could be signalled to this process."""
+        """End if the keeper ended before its death could be signaled to this process."""
         poll = select.poll()
         poll.register(self._keeper, select.POLLIN)
         if poll.poll(0):

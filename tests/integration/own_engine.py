@@ -24,13 +24,13 @@ class Started:
     processes: list[psutil.Process]
 
 
-async def start(folder: str, gpus: tuple[int, ...] = (0,), quantised: bool = False) -> Started:
+async def start(folder: str, gpus: tuple[int, ...] = (0,), quantized: bool = False) -> Started:
     """Start an engine with a worker for each of these GPUs; as many workers where there are none.
 
     Args:
         folder: of the model.
         gpus: their numbers.
-        quantised: whether to have its weights in FP8, with CUDA graphs; else in float32, without.
+        quantized: whether to have its weights in FP8, with CUDA graphs; else in float32, without.
     """
     before = set(psutil.Process().children(recursive=True))
     found = probe(DEVICE).devices
@@ -38,7 +38,7 @@ async def start(folder: str, gpus: tuple[int, ...] = (0,), quantised: bool = Fal
     settings = EngineSettings(
         model=folder,
         device=DEVICE,
-        dtype="bfloat16" if quantised else "float32",
+        dtype="bfloat16" if quantized else "float32",
         max_model_len=512,
         max_num_seqs=32,
         memory=0.1 if ON_GPU else 1.0,
@@ -48,8 +48,8 @@ async def start(folder: str, gpus: tuple[int, ...] = (0,), quantised: bool = Fal
         tensor_parallel=len(gpus),
         device_bytes=devices[0].nbytes if devices else 0,
         visible_devices=",".join(device.visible for device in devices),
-        eager=not (quantised and ON_GPU),
-        quantization="fp8" if quantised else None,
+        eager=not (quantized and ON_GPU),
+        quantization="fp8" if quantized else None,
     )
     [engine] = (await start_engines([settings], [launch])).values()
     new = set(psutil.Process().children(recursive=True)) - before

@@ -18,7 +18,7 @@ from areal.models import resolve_model
 from areal.registry import make_env
 from areal.rollout.engine import Sampling
 from areal.rollout.environments import EnvironmentPool
-from areal.rollout.quantization import not_quantised
+from areal.rollout.quantization import not_quantized
 from areal.rollout.tasks import held_out
 from areal.rollout.worker import RolloutWorker
 from areal.runtime.plan import plan
@@ -52,7 +52,7 @@ async def test_an_engine_tells_the_types_of_its_layers(worker: RolloutWorker):
     assert {dtype for _, _, dtype in layers} == {"float32"}
     assert [path for path, kind, _ in layers if kind == "embedding"] == ["model.embed_tokens"]
     linear = ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"]
-    assert not_quantised(layers) == [
+    assert not_quantized(layers) == [
         f"model.layers.{number}.{name}" for number in range(4) for name in linear
     ]
 

@@ -15,7 +15,7 @@ from vllm.model_executor.model_loader.reload import (
 )
 
 from areal.rollout.quantization import arguments
-from areal.weights.expert_kernels import put_back, quantised_expert_kernels
+from areal.weights.expert_kernels import put_back, quantized_expert_kernels
 from areal.weights.receiver import load_in_place, loads_in_place, own_parameters, poison, poisoned
 
 CUDA = torch.device("cuda", 0)
@@ -49,7 +49,7 @@ def test_only_plain_layers_on_a_gpu_are_loaded_in_place():
     assert not loads_in_place(model(Deriving()), CUDA)
 
 
-def test_vllm_is_to_quantise_linear_layers_and_experts_but_no_routers():
+def test_vllm_is_to_quantize_linear_layers_and_experts_but_no_routers():
     wanted = arguments()
     asked = resolve_quantization_config(wanted["quantization"], wanted["quantization_config"])
     assert asked is not None
@@ -64,13 +64,13 @@ def test_vllm_is_to_quantise_linear_layers_and_experts_but_no_routers():
     assert kept == ["mlp.gate", "feed_forward.router"]
 
 
-def test_the_kernels_of_quantised_experts_are_put_back_after_a_load():
+def test_the_kernels_of_quantized_experts_are_put_back_after_a_load():
     class Online(Packing):
         uses_meta_device = True
         moe_kernel, moe_quant_config = "kernel", "scales"
 
     made = model(layer(Online), layer(Packing))
-    kernels = quantised_expert_kernels(made)
+    kernels = quantized_expert_kernels(made)
     [method] = [method for method, _ in kernels]
     method.moe_kernel, method.moe_quant_config = "another", "others"
     put_back(kernels)
@@ -82,7 +82,7 @@ def test_a_tied_parameter_has_several_names_and_what_a_load_left_out_shows():
     made: Any = torch.nn.ModuleDict({"embed": tied, "head": torch.nn.Linear(4, 4, bias=False), "mid": other})
     made["head"].weight = tied.weight
     record_metadata_for_reloading(made)
-    made["mid"].weight_scale = torch.nn.Parameter(torch.ones(4))  # as vLLM does where it quantises
+    made["mid"].weight_scale = torch.nn.Parameter(torch.ones(4))  # as vLLM does where it quantizes
     own = own_parameters(made.named_modules())
     assert [names for names, _ in own] == [["embed.weight", "head.weight"], ["mid.weight"], ["mid.bias"]]
     poison(own)

@@ -2,7 +2,7 @@
 
 A stale weight anywhere in the engine shows here: each version differs from the last in every parameter, the
 log-probabilities must agree with a plain transformers model that holds just that version, and must not agree
-with its neighbours.
+with its neighbors.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def test_foreign_tables_of_numbers_are_killed():
     assert decide(seccomp.program("aarch64"), 0x40000028, 1) == seccomp.KILL  # 32-bit ARM
 
 
-def test_without_a_process_namespace_only_itself_may_be_signalled():
+def test_without_a_process_namespace_only_itself_may_be_signaled():
     program = seccomp.program("x86_64", own_pid=4711)
     for name in ("kill", "tgkill"):
         number = syscalls.number(name, "x86_64")

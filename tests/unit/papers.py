@@ -63,7 +63,7 @@ def decoupled_ppo(sequences: list[Sequence], longest: int) -> Tensor:
 
 
 def ppo(sequences: list[Sequence], longest: int) -> Tensor:
-    """Each advantage as the double sum Σ_l (γλ)^l δ_{t+l} with γ = 1, λ = 0.95; normalised; clipped."""
+    """Each advantage as the double sum Σ_l (γλ)^l δ_{t+l} with γ = 1, λ = 0.95; normalized; clipped."""
     raw = []
     for s in sequences:
         n = len(s.values)

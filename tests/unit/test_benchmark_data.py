@@ -22,7 +22,7 @@ from areal import registry
 from areal.envs.code_problems import code_problem
 from areal.envs.problems import ProblemEnv
 from areal.errors import UserError
-from areal.evaluation import catalogue
+from areal.evaluation import catalog
 from areal.evaluation.benchmark import Benchmark, HubFile
 from areal.evaluation.benchmark_data import BenchmarkData, digest_of, find_benchmark, find_data
 from areal.rewards.cases import AssertTests, CallTests, CheckTests, StreamTests
@@ -415,7 +415,7 @@ def test_livecodebench_by_date(tmp_path: Path, part: str, months: list[str], fil
 
 
 def test_each_benchmark_has_rows_here():
-    assert {found.name for found in vars(catalogue).values() if isinstance(found, Benchmark)} == set(ROWS)
+    assert {found.name for found in vars(catalog).values() if isinstance(found, Benchmark)} == set(ROWS)
 
 
 def test_gpqa_as_it_is_published(tmp_path: Path):

@@ -80,7 +80,7 @@ def test_the_sdist_has_what_comes_beside_the_code(built: Path):
     assert {*files()} <= packed
 
 
-def test_the_wheel_names_its_licence(built: Path):
+def test_the_wheel_names_its_license(built: Path):
     (wheel,) = built.glob("*.whl")
     with ZipFile(wheel) as archive:
         (about,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))

@@ -28,7 +28,7 @@ from areal.api import evaluate_benchmarks, settings_of_run
 from areal.cli import main
 from areal.config import parse_config
 from areal.errors import AgentFailure, EnvironmentFailure, UserError
-from areal.evaluation import catalogue
+from areal.evaluation import catalog
 from areal.evaluation.benchmark import Benchmark, HubFile
 from areal.evaluation.benchmark_data import digest_of, find_data
 from areal.evaluation.comparison import compare
@@ -630,7 +630,7 @@ def test_the_benchmarks_are_listed(capsys: pytest.CaptureFixture[str]):
         main(["eval", "--benchmark", "list"])
     assert exit.value.code == 0
     shown = capsys.readouterr().out
-    built_in = [found for found in vars(catalogue).values() if isinstance(found, Benchmark)]
+    built_in = [found for found in vars(catalog).values() if isinstance(found, Benchmark)]
     assert {"gsm8k", "mbpp", "gpqa_diamond"} < {benchmark.name for benchmark in built_in}
     for benchmark in built_in:
         assert registry.benchmarks.get(benchmark.name) is benchmark

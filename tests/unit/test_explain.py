@@ -66,7 +66,7 @@ def test_presets(explain: Callable[..., str]):
         ("gropo", "did you mean 'grpo'"),
         ("num_generations", "did you mean 'rollout.group_size'"),
         ("learner.clp", "did you mean 'learner.clip'"),
-        ("colour", "known here: env,"),
+        ("color", "known here: env,"),
     ],
 )
 def test_what_is_none(key: str, word: str, explain: Callable[..., str]):

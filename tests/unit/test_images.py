@@ -44,16 +44,16 @@ def claimed(form: str, width: int, height: int) -> bytes:
 def test_greys_of_16_bits_keep_their_order():
     depth = np.linspace(0, 65535, 40 * 60).astype(np.uint16).reshape(40, 60)
     for given in (PIL.Image.fromarray(depth), file(depth)):
-        grey = pixels(given)[:, :, 0]
-        assert (grey == depth // 256).all()
-        assert len(np.unique(grey)) == 256
+        gray = pixels(given)[:, :, 0]
+        assert (gray == depth // 256).all()
+        assert len(np.unique(gray)) == 256
 
 
 def test_what_is_transparent_is_white():
     half = np.dstack([np.zeros_like(COLORS), np.full(COLORS.shape[:2], 255, np.uint8)])
     half[:20, :, 3] = 0
-    grey = PIL.Image.fromarray(half).convert("LA")
-    for given in (PIL.Image.fromarray(half), file(half), grey, file(grey), file(half, "WEBP", lossless=True)):
+    gray = PIL.Image.fromarray(half).convert("LA")
+    for given in (PIL.Image.fromarray(half), file(half), gray, file(gray), file(half, "WEBP", lossless=True)):
         seen = pixels(given)
         assert (seen[:20] == 255).all()
         assert (seen[20:] == 0).all()

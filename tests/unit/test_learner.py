@@ -312,7 +312,7 @@ def test_each_token_has_the_advantage_of_its_turn_whatever_micro_batch_it_is_in(
         if t.sampled > 2:  # two turns, with a token of an observation between them
             t.loss_mask[start + 1] = False
             t.turns, t.calls, t.rewards = [start, start + 2], [0, 1], [float(k), 2.0 * k]
-    objective = Objective(advantage="group-centred", turn_discount=0.0, entropy=0.1)
+    objective = Objective(advantage="group-centered", turn_discount=0.0, entropy=0.1)
     found, _ = Splitter(objective, 1, 64, 64, CPU).split(data)
     (micros,) = found
     assert len(micros) > 1

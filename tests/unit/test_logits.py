@@ -101,7 +101,7 @@ def test_extreme_logits_stay_finite():
 
 
 def test_products_of_16_bits_are_kept_in_32():
-    """A logit of 20 has neighbours 0.125 apart in bfloat16: ratios would be off by as much."""
+    """A logit of 20 has neighbors 0.125 apart in bfloat16: ratios would be off by as much."""
     hidden = torch.tensor([[20.0, 0.0625]], dtype=torch.bfloat16)
     weight = torch.tensor([[1.0, 1.0], [1.0, 0.0]], dtype=torch.bfloat16)
     logprobs = scores(hidden, weight, torch.tensor([0]), 1.0).logprobs

@@ -11,12 +11,12 @@ from transformers.pytorch_utils import Conv1D
 
 from areal import nf4
 from areal.factors import merge
-from areal.learner.merged_linear import QuantisedBase, compute_merged, scaled_factors
+from areal.learner.merged_linear import QuantizedBase, compute_merged, scaled_factors
 
 IN, OUT, RANK = 24, 40, 3
 
 
-def adapted(kind: str, quantised: bool) -> Any:
+def adapted(kind: str, quantized: bool) -> Any:
     torch.manual_seed(0)
     layer: Any = torch.nn.Linear(IN, OUT) if kind == "linear" else Conv1D(OUT, IN)
     torch.nn.init.normal_(layer.bias)
@@ -24,17 +24,17 @@ def adapted(kind: str, quantised: bool) -> Any:
     config = LoraConfig(r=RANK, lora_alpha=8, target_modules=["0"], fan_in_fan_out=kind != "linear")
     found: Any = inject_adapter_in_model(config, model)[0]
     torch.nn.init.normal_(found.lora_B.default.weight)
-    if quantised:
+    if quantized:
         pytest.importorskip("bitsandbytes")
-        found.base_layer = QuantisedBase(found.base_layer, torch.device("cpu"))
+        found.base_layer = QuantizedBase(found.base_layer, torch.device("cpu"))
     compute_merged(found)
     return found
 
 
-@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize("kind", ["linear", "conv1d"])
-def test_products_and_gradients_are_those_of_the_merged_weight(kind: str, quantised: bool):
-    layer = adapted(kind, quantised)
+def test_products_and_gradients_are_those_of_the_merged_weight(kind: str, quantized: bool):
+    layer = adapted(kind, quantized)
     weights = [layer.lora_A.default.weight, layer.lora_B.default.weight]
     x, of_y = torch.randn(1, 7, IN, requires_grad=True), torch.randn(1, 7, OUT)
     ours = layer(x)
@@ -47,11 +47,11 @@ def test_products_and_gradients_are_those_of_the_merged_weight(kind: str, quanti
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize("kind", ["linear", "conv1d"])
-def test_compiled_layers_keep_no_merged_weight(kind: str, quantised: bool):
+def test_compiled_layers_keep_no_merged_weight(kind: str, quantized: bool):
     """Of all layers, they would take as much memory as the model."""
-    layers = [adapted(kind, quantised) for _ in range(2)]
+    layers = [adapted(kind, quantized) for _ in range(2)]
     torch._dynamo.reset()
     saved: list[torch.Tensor] = []
 
@@ -76,10 +76,10 @@ def test_compiled_layers_keep_no_merged_weight(kind: str, quantised: bool):
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("quantised", [False, True])
-def test_in_16_bits_the_weight_is_rounded_once_and_no_factor_is(quantised: bool):
-    layer = adapted("linear", quantised)
-    if not quantised:
+@pytest.mark.parametrize("quantized", [False, True])
+def test_in_16_bits_the_weight_is_rounded_once_and_no_factor_is(quantized: bool):
+    layer = adapted("linear", quantized)
+    if not quantized:
         layer.base_layer.weight.data = layer.base_layer.weight.data.bfloat16()
     layer.base_layer.bias.data = layer.base_layer.bias.data.bfloat16()
     x = torch.randn(5, IN).bfloat16()
@@ -90,13 +90,13 @@ def test_in_16_bits_the_weight_is_rounded_once_and_no_factor_is(quantised: bool)
     assert layer.lora_A.default.weight.grad.dtype == torch.float32
 
 
-def test_four_bits_hold_a_weight_as_bitsandbytes_dequantises_it():
+def test_four_bits_hold_a_weight_as_bitsandbytes_dequantizes_it():
     functional = pytest.importorskip("bitsandbytes.functional")
     torch.manual_seed(0)
     weight = torch.randn(300, 520)  # the last blocks, of numbers and of scales, are not full
-    parts = nf4.quantised(weight)
+    parts = nf4.quantized(weight)
     packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
-    found = nf4.dequantised(*parts)
+    found = nf4.dequantized(*parts)
     assert torch.equal(found, functional.dequantize_4bit(packed, state).bfloat16())
     assert (found - weight).abs().mean() < 0.08, "a sixteenth of the range, and a normal distribution"
     assert sum(part.nbytes for part in parts) == pytest.approx(nf4.BYTES * weight.numel(), rel=1e-2)

@@ -47,7 +47,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "broken template": (template("{% for x in %}"), "rejects a plain question: TemplateSyntaxError"),
     "refusing template": (template("{{ raise_exception('no users') }}"), "TemplateError: no users"),
     "silent template": (template("<s>"), "drops the user's message"),
-    "quantised": (settings("config.json", quantization_config={"quant_method": "gptq"}), "quantized (gptq)"),
+    "quantized": (settings("config.json", quantization_config={"quant_method": "gptq"}), "quantized (gptq)"),
     "unknown": (settings("config.json", model_type="newer"), "does not know its model_type"),
     "own code": (
         settings("config.json", model_type="newer", auto_map={"AutoConfig": "own.Config"}),
@@ -85,7 +85,7 @@ def test_what_will_not_do_is_refused_in_one_line(model: Path, name: str):
 def test_what_will_do_is_let_through(model: Path):
     assert check_model(str(model), training=True) == []
     settings("config.json", quantization_config={"quant_method": "gptq"})(model)
-    assert check_model(str(model), training=False) == [], "quantised models answer"
+    assert check_model(str(model), training=False) == [], "quantized models answer"
 
 
 @pytest.mark.parametrize(

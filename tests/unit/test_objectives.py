@@ -22,9 +22,9 @@ from areal.config.objective import CHOICES, PRESETS, Objective
 from areal.errors import UserError
 from areal.learner.advantages import (
     gae,
-    global_normalised,
-    group_centred,
-    group_normalised,
+    global_normalized,
+    group_centered,
+    group_normalized,
     leave_one_out,
     of_returns,
     overlong_penalty,
@@ -194,18 +194,18 @@ groups_of_rewards = st.lists(
 @given(groups_of_rewards)
 def test_advantages_within_a_group(rewards: list[list[float]]):
     flat = torch.tensor(rewards).view(-1, 1)
-    normal, centred, others = (
+    normal, centered, others = (
         f(flat, torch.ones_like(flat), 4).view(-1, 4)
-        for f in (group_normalised, group_centred, leave_one_out)
+        for f in (group_normalized, group_centered, leave_one_out)
     )
     for row, values in enumerate(rewards):
         if len(set(values)) == 1:
-            assert normal[row].tolist() == centred[row].tolist() == others[row].tolist() == [0.0] * 4
+            assert normal[row].tolist() == centered[row].tolist() == others[row].tolist() == [0.0] * 4
             continue
         mean = sum(values) / 4
         spread = math.sqrt(sum((v - mean) ** 2 for v in values) / 4)
         for i, value in enumerate(values):
-            assert float(centred[row, i]) == pytest.approx(value - mean, abs=1e-6)
+            assert float(centered[row, i]) == pytest.approx(value - mean, abs=1e-6)
             assert float(normal[row, i]) == pytest.approx((value - mean) / spread, abs=1e-3)
             rest = [v for j, v in enumerate(values) if j != i]
             assert float(others[row, i]) == pytest.approx(value - sum(rest) / 3, abs=1e-6)
@@ -214,7 +214,7 @@ def test_advantages_within_a_group(rewards: list[list[float]]):
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 1.0]), st.integers(1, 9)), min_size=1, max_size=20))
 def test_global_advantages_are_normal_over_tokens(responses: list[tuple[float, int]]):
     rewards, lengths = torch.tensor([a[0] for a in responses]), torch.tensor([a[1] for a in responses])
-    advantages = global_normalised(rewards[:, None], lengths[:, None])[:, 0]
+    advantages = global_normalized(rewards[:, None], lengths[:, None])[:, 0]
     if len(set(rewards.tolist())) == 1:
         assert advantages.tolist() == [0.0] * len(responses)
         return
@@ -379,7 +379,7 @@ def test_returns_of_turns_by_hand():
     assert tokens == [[1.0, 1.0, 3.0], [2.0, 2.0, 2.0], [4.0]]
 
 
-ADVANTAGES = ("group-normalised", "group-centred", "leave-one-out", "global-normalised")
+ADVANTAGES = ("group-normalized", "group-centered", "leave-one-out", "global-normalized")
 EPISODES = st.lists(
     st.tuples(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.sampled_from([0.0, 0.5, 1.0])),
     min_size=8, max_size=8,
@@ -418,12 +418,12 @@ def test_an_episode_counts_once_however_many_turns_and_trajectories_it_has(
 def test_advantages_of_turns_by_hand():
     """One group: an episode of two turns with returns 0 and 2, and one of one turn with return 4."""
     returns, lengths = torch.tensor([[0.0, 2.0], [4.0, 9.0]]), torch.tensor([[5, 1], [1, 0]])
-    present = of_returns("group-centred", returns, lengths, 2)
+    present = of_returns("group-centered", returns, lengths, 2)
     assert present[0].tolist() == [-2.5, -0.5]
     assert float(present[1, 0]) == 1.5
     others = of_returns("leave-one-out", returns, lengths, 2)
     assert others[0].tolist() == [-4.0, -2.0]
     assert float(others[1, 0]) == 3.0
     spread = math.sqrt((2.5**2 / 2 + 0.5**2 / 2 + 1.5**2) / 2)
-    normal = of_returns("group-normalised", returns, lengths, 2)
+    normal = of_returns("group-normalized", returns, lengths, 2)
     assert normal[0].tolist() == pytest.approx([-2.5 / spread, -0.5 / spread], rel=1e-4)

@@ -227,7 +227,7 @@ def test_devices_of_different_size_are_divided_each_by_its_own():
         divided(machine(24, H100))
 
 
-def test_tensor_parallel_engines_have_neighbours_of_one_host():
+def test_tensor_parallel_engines_have_neighbors_of_one_host():
     assert engines(placed(machine(*[H100] * 8), tensor_parallel=2)) == [(1, 2), (3, 4), (5, 6)]
     assert engines(placed(machine(*[H100] * 3), tensor_parallel=2)) == [(1, 2)]
     assert engines(placed(machine(*[H100] * 2), tensor_parallel=2, learner={"processes": 2})) == [(0, 1)]

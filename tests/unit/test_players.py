@@ -257,7 +257,7 @@ PRESENT = st.sampled_from([-1.0, 0.0, 1.0, None])
 GAMES = st.lists(st.tuples(PRESENT, PRESENT, PRESENT).filter(any), min_size=8, max_size=8)
 
 
-@given(GAMES, st.sampled_from(["group-normalised", "group-centred", "leave-one-out", "global-normalised"]))
+@given(GAMES, st.sampled_from(["group-normalized", "group-centered", "leave-one-out", "global-normalized"]))
 def test_a_player_is_compared_with_itself_in_its_group(drawn: list[Any], advantage: Any):
     """Against the definition, row by row, in groups of four; players may be missing in any of them."""
     episodes = [game(**dict(zip("abc", earned, strict=True))) for earned in drawn]
@@ -269,14 +269,14 @@ def test_a_player_is_compared_with_itself_in_its_group(drawn: list[Any], advanta
         own = [
             (e, r)
             for e, p, r, _ in rows
-            if p == player and (advantage == "global-normalised" or e // 4 == episode // 4)
+            if p == player and (advantage == "global-normalized" or e // 4 == episode // 4)
         ]
         rewards = [r for _, r in own]
         match advantage:
             case "leave-one-out":
                 others = [r for e, r in own if e != episode]
                 wanted = reward - np.mean(others) if others else 0.0
-            case "group-centred":
+            case "group-centered":
                 wanted = reward - np.mean(rewards)
             case _:
                 wanted = (reward - np.mean(rewards)) / (np.std(rewards) + 1e-6)
@@ -286,7 +286,7 @@ def test_a_player_is_compared_with_itself_in_its_group(drawn: list[Any], advanta
 def test_the_side_that_always_wins_learns_nothing_from_winning():
     """In a game that the first player wins, a common baseline would praise whatever it does."""
     credit = assign([game(first=1.0, second=-1.0) for _ in range(4)], Objective(), 10)
-    assert not credit.advantages("group-centred", 4).any()
+    assert not credit.advantages("group-centered", 4).any()
 
 
 def test_discounted_turns_of_a_player_are_those_of_the_player():
@@ -314,7 +314,7 @@ def splits(episodes: list[Episode], **choices: Any) -> tuple[list[list[Any]], Cr
 @pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean", "fixed-length"])
 def test_minibatches_hold_whole_groups_however_many_players_acted(aggregation: Any):
     episodes = [game(a=1.0, b=-1.0, c=0.0), game(a=-1.0, b=1.0), game(a=1.0), game(a=-1.0, b=1.0)]
-    choices = {"aggregation": aggregation, "advantage": "group-centred"}
+    choices = {"aggregation": aggregation, "advantage": "group-centered"}
     (first, second), credit, idle = splits(episodes, **choices)
     assert credit.episode == [0, 0, 0, 1, 1, 2, 3, 3]
     (one,), (two,) = first, second

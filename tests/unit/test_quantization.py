@@ -15,7 +15,7 @@ from areal.errors import UserError
 from areal.placement.inventory import Host, Inventory
 from areal.placement.memory import GIB, Shape, engine_bytes
 from areal.placement.placement import place, place_another
-from areal.rollout.quantization import FP8, Layer, not_quantised, summary
+from areal.rollout.quantization import FP8, Layer, not_quantized, summary
 from areal.runtime.engine_layers import tell_layers
 from areal.runtime.plan import plan, workload
 from areal.runtime.recording import Records
@@ -61,7 +61,7 @@ def test_an_engine_that_joins_is_refused_on_an_older_gpu():
         place_another(old, config)
 
 
-def test_engines_of_32_bits_are_not_quantised():
+def test_engines_of_32_bits_are_not_quantized():
     with pytest.raises(UserError, match=r"remove engine\.dtype=float32"):
         parse_config({"engine": {"quantization": "fp8", "dtype": "float32"}})
 
@@ -79,28 +79,28 @@ def test_weights_take_a_byte_less_for_each_parameter_but_the_embeddings(gpus: in
     assert spared > 6 * GIB
 
 
-def test_the_summary_counts_layers_and_names_those_that_are_not_quantised():
-    assert not_quantised(LAYERS) == []
+def test_the_summary_counts_layers_and_names_those_that_are_not_quantized():
+    assert not_quantized(LAYERS) == []
     assert summary(LAYERS) == (
         "1 embedding bfloat16, 1 linear float8_e4m3fn, 1 router bfloat16, 1 experts float8_e4m3fn, "
         "1 other bfloat16"
     )
     left = [(f"visual.{number}.proj", "linear", "bfloat16") for number in range(6)]
-    assert not_quantised([*LAYERS, *left]) == [path for path, _, _ in left]
+    assert not_quantized([*LAYERS, *left]) == [path for path, _, _ in left]
     assert summary([*LAYERS, *left]).endswith(
         "; warning: vLLM has not quantized visual.0.proj, visual.1.proj, visual.2.proj, visual.3.proj "
         "and 2 more"
     )
 
 
-class Quantised(ToyEngine):
+class Quantized(ToyEngine):
     async def layers(self) -> list[Layer]:
         return LAYERS
 
 
 async def test_layers_are_told_in_one_line_and_recorded_of_each_engine(tmp_path: Path):
     directory = RunDirectory.create(parse_config({"output": str(tmp_path)}))
-    workers = [await launch(f"engine {number}", {}, Quantised) for number in range(2)]
+    workers = [await launch(f"engine {number}", {}, Quantized) for number in range(2)]
     engines = {worker.name: WorkerEngine(worker) for worker in workers}
     terminal = io.StringIO()
     await tell_layers(engines, Records(directory, Progress(0, "", True, terminal)))

@@ -357,14 +357,14 @@ def grouped(number: int, mark: str) -> str:
     st.sampled_from([",", "{,}", r"\,", r"\ ", " ", "\u202f"]),
     st.sampled_from(["{}", "{}.", "**{}**", "${}$", "{} apples", r"\text{{{}}}"]),
 )
-def test_a_whole_number_in_any_notation_is_itself_and_not_its_neighbour(number: int, mark: str, around: str):
+def test_a_whole_number_in_any_notation_is_itself_and_not_its_neighbor(number: int, mark: str, around: str):
     written = around.format(grouped(number, mark))
     assert judge(written, str(number)) is True
     assert judge(written, str(number + 1)) is False
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(1, 10**6))
-def test_a_fraction_in_any_notation_is_itself_and_not_its_neighbour(above: int, below: int):
+def test_a_fraction_in_any_notation_is_itself_and_not_its_neighbor(above: int, below: int):
     sign, size = "-" if above < 0 else "", abs(above)
     whole, rest = divmod(size, below)
     forms = [
@@ -381,7 +381,7 @@ def test_a_fraction_in_any_notation_is_itself_and_not_its_neighbour(above: int, 
 
 
 @given(st.integers(1, 9), st.text("0123456789", max_size=12), st.integers(-60, 60))
-def test_a_number_in_scientific_notation_is_itself_and_not_its_neighbour(first: int, rest: str, power: int):
+def test_a_number_in_scientific_notation_is_itself_and_not_its_neighbor(first: int, rest: str, power: int):
     mantissa = f"{first}.{rest}" if rest else str(first)
     forms = [f"{mantissa}e{power}", f"{mantissa} \\times 10^{{{power}}}", f"{mantissa}*10**{power}"]
     value = Fraction(mantissa) * Fraction(10) ** power

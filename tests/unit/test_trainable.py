@@ -52,7 +52,7 @@ def test_gradients_of_bfloat16_passes_are_summed_in_float32():
 
 
 def test_steps_smaller_than_a_rounding_add_up():
-    """One of them is lost on a bfloat16 weight, which has neighbours 0.002 apart here."""
+    """One of them is lost on a bfloat16 weight, which has neighbors 0.002 apart here."""
     module, trainable = product()
     for _ in range(100):
         trainable.accumulate(torch.sum, torch.ones(1, 1))

@@ -348,11 +348,11 @@ def test_zoom_and_smoothing(page: Page):
 
 def test_light_and_dark(page: Page):
     page.open("")
-    colours = set()
+    colors = set()
     for _ in range(2):
         page.one("#theme").click()
-        colours.add(page.script("return getComputedStyle(document.body).backgroundColor"))
-    assert len(colours) == 2
+        colors.add(page.script("return getComputedStyle(document.body).backgroundColor"))
+    assert len(colors) == 2
     page.script("localStorage.clear()")
     for scheme in ("dark", "light"):
         feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
@@ -391,7 +391,7 @@ def point(page: Page, share: float, lane: int = 0) -> None:
 
 
 def pixel(page: Page, share: float, lane: int) -> str:
-    """The colour that is drawn there."""
+    """The color that is drawn there."""
     return page.script(
         "const c = document.querySelector('.lanes canvas'); const r = devicePixelRatio;"
         "const w = document.querySelector('.lanes').clientWidth;"
@@ -547,7 +547,7 @@ def test_a_timeline_follows_the_run_and_marks_its_restarts(page: Page, runs: dic
     page.until(lambda: page.query == {"page": "timeline", "run": "first"})
 
 
-def test_thousands_of_updates_are_a_colour_for_each_pixel(page: Page, tmp_path: Path):
+def test_thousands_of_updates_are_a_color_for_each_pixel(page: Page, tmp_path: Path):
     run = make_run(tmp_path, "long", steps=1)
     for step in range(2, 3201):
         run.log_metrics({**metrics(step), **times(step)})
@@ -624,7 +624,7 @@ def test_where_the_weights_changed(page: Page):
     page.until(lambda: "version 2 (2 older than the learner)" in page.text(".values"))
     page.button("log-probability").click()
     assert page.all(".tokens .scale-0")
-    assert page.query["colour"] == "logprob"
+    assert page.query["color"] == "logprob"
     ActionChains(page.driver).move_to_element(page.all(".tokens .token")[0]).perform()
     page.until(lambda: "token 1 of" in page.text(".values") and "not sampled" in page.text(".values"))
     page.one(".controls a").click()
@@ -632,13 +632,13 @@ def test_where_the_weights_changed(page: Page):
 
 
 def test_what_an_update_computed_of_tokens(page: Page):
-    page.open("rollout?run=second&step=5&group=10&number=1&view=tokens&colour=advantage")
+    page.open("rollout?run=second&step=5&group=10&number=1&view=tokens&color=advantage")
     page.until(lambda: page.all(".tokens .tone-0") and page.all(".tokens .tone-5"))
-    assert [each.text for each in page.all(".controls [data-colour]")] == [
+    assert [each.text for each in page.all(".controls [data-color]")] == [
         "version", "log-probability", "advantage", "π_prox/π_behav", "π_θ/π_prox", "entropy"
     ]  # fmt: skip
     page.button("π_θ/π_prox").click()
-    assert page.query["colour"] == "theta/prox"
+    assert page.query["color"] == "theta/prox"
     shown = page.all(".tokens .token:not(.given)")
     assert {each.get_attribute("class") for each in shown} == {"token tone-3"}
     page.button("entropy").click()
@@ -647,9 +647,9 @@ def test_what_an_update_computed_of_tokens(page: Page):
     page.all(".tokens .token:not(.given)")[0].click()
     said = "advantage -3 · π_prox/π_behav 0.3679 · π_θ/π_prox 1 · entropy 0"
     page.until(lambda: said in page.text(".values"))
-    page.open("rollout?run=second&step=5&group=10&number=2&view=tokens&colour=advantage")
+    page.open("rollout?run=second&step=5&group=10&number=2&view=tokens&color=advantage")
     page.until(lambda: "are recorded for 2 rollouts of update" in page.text(".hint"))
-    assert not page.all("[data-colour=advantage]")
+    assert not page.all("[data-color=advantage]")
     assert page.all(".legend"), "by version"
     page.one(".hint a").click()
     page.until(lambda: page.query["number"] == "1" and page.all(".tokens .tone-0"))

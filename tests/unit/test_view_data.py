@@ -258,7 +258,8 @@ def test_settings_say_what_the_preset_of_the_objective_decides(watched: WatchedR
         return watched.settings()
 
     assert (
-        settings({"objective": "dapo", "kl": None, "advantage": "centred"})["learner.advantage"] == "centred"
+        settings({"objective": "dapo", "kl": None, "advantage": "centered"})["learner.advantage"]
+        == "centered"
     )
     assert settings({"objective": "dapo", "kl": None})["learner.kl"] == "0.0 (preset)"
     assert settings({"objective": "dapo", "clip": 0.2})["learner.clip_high"] == "0.28 (preset)"

@@ -150,7 +150,7 @@ def arithmetic(step: int, number: int) -> Group:
 
 
 def token_values(group: Group) -> TokenValues:
-    """Values of all colours, of the group's first rollout."""
+    """Values of all colors, of the group's first rollout."""
     count = group.episodes[0].sampled
     ratio = np.exp(np.linspace(-1, 1, count))
     values = {"advantage": np.linspace(-3, 3, count), "entropy": np.linspace(0, 3, count)}

@@ -3,12 +3,12 @@
 
 import { el, format } from "./dom.js";
 
-export function colour(name) {
+export function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-export function runColour(run) {
-  return colour(`--run-${run.index % 8}`);
+export function runColor(run) {
+  return color(`--run-${run.index % 8}`);
 }
 
 // Steps and values of a run; the key [a, b] means the ratio a/b.
@@ -123,17 +123,17 @@ export class Chart {
   }
 
   options(smoothed) {
-    const axis = { stroke: () => colour("--faint"), font: "11px system-ui", gap: 4 };
-    const grid = { stroke: () => colour("--grid"), width: 1 };
+    const axis = { stroke: () => color("--faint"), font: "11px system-ui", gap: 4 };
+    const grid = { stroke: () => color("--grid"), width: 1 };
     const lines = this.lines.map((line) => ({
-      stroke: () => runColour(line.run) + (smoothed ? "55" : ""),
+      stroke: () => runColor(line.run) + (smoothed ? "55" : ""),
       width: smoothed ? 1 : 1.5,
       dash: line.dash,
       spanGaps: true,
       points: this.about.points ? { show: true, size: 6 } : {},
     }));
     const means = this.lines.map((line) => ({
-      stroke: () => runColour(line.run), width: 2, dash: line.dash, spanGaps: true, points: { show: false },
+      stroke: () => runColor(line.run), width: 2, dash: line.dash, spanGaps: true, points: { show: false },
     }));
     return {
       width: Math.max(200, this.box.clientWidth),
@@ -168,7 +168,7 @@ export class Chart {
   drawMarks(plot) {
     const { left, top, width, height } = plot.bbox;
     for (const run of new Set(this.lines.map((line) => line.run))) {
-      plot.ctx.fillStyle = runColour(run);
+      plot.ctx.fillStyle = runColor(run);
       for (const step of new Set((run.state.marks ?? []).map((mark) => mark.step))) {
         const x = Math.round(plot.valToPos(step, "x", true));
         if (x < left || x > left + width) continue;

@@ -72,7 +72,7 @@ function called(row, i) {
 
 export function rollout(main, store, params) {
   const run = params.get("run") ?? "";
-  let [view, kind] = [params.get("view") ?? "conversation", params.get("colour") ?? "version"];
+  let [view, kind] = [params.get("view") ?? "conversation", params.get("color") ?? "version"];
   let typeset = true;
 
   async function show() {
@@ -82,7 +82,7 @@ export function rollout(main, store, params) {
     const beside = (by, name) => {
       const number = row.number + by;
       const there = number >= 1 && number <= row.size;
-      return there ? el("a", { href: rolloutLink(run, { ...row, number }, { view, colour: kind }) }, name) : null;
+      return there ? el("a", { href: rolloutLink(run, { ...row, number }, { view, color: kind }) }, name) : null;
     };
     const formulas = mathematics((wanted) => {
       typeset = wanted;
@@ -94,7 +94,7 @@ export function rollout(main, store, params) {
 
     function choose(newView, newKind) {
       [view, kind] = [newView, newKind];
-      history.replaceState(null, "", rolloutLink(run, row, { view, colour: kind }));
+      history.replaceState(null, "", rolloutLink(run, row, { view, color: kind }));
       draw();
     }
 
@@ -108,7 +108,7 @@ export function rollout(main, store, params) {
       const shown = tokens
         ? row.conversations.map((each) => showTokens(each, row, run, kind, (chosen) => {
             kind = chosen;
-            history.replaceState(null, "", rolloutLink(run, row, { view, colour: kind }));
+            history.replaceState(null, "", rolloutLink(run, row, { view, color: kind }));
           }))
         : conversations(row, { typeset });
       const named = row.conversations.length > 1 || row.conversations[0]?.player;

@@ -1,7 +1,7 @@
 // The timeline: lanes of the learner and the engines over time, with staleness and latencies below.
 
 import { holdUp, rateAt } from "./causes.js";
-import { colour } from "./charts.js";
+import { color } from "./charts.js";
 import { duration, el, format, link } from "./dom.js";
 import { namedRun, report, source, usualRun } from "./source.js";
 
@@ -127,7 +127,7 @@ class TimelineChart {
 
   // A color of the page, which is looked up once for each drawing.
   paint(name) {
-    return this.colours.get(name) ?? this.colours.set(name, colour(name)).get(name);
+    return this.colors.get(name) ?? this.colors.set(name, color(name)).get(name);
   }
 
   get gutter() {
@@ -149,7 +149,7 @@ class TimelineChart {
     if (!this.data || width <= 0) return;
     const { lanes } = this.data;
     const places = layout(lanes.length);
-    this.colours = new Map();
+    this.colors = new Map();
     const ratio = devicePixelRatio || 1;
     this.canvas.width = Math.round(width * ratio);
     this.canvas.height = Math.round(places.height * ratio);
@@ -233,7 +233,7 @@ class TimelineChart {
   }
 
   // Draws stacked bars, one for each update, as wide as its step. Several in one pixel are averaged. Heights are 0 to 1.
-  columns(heights, colours, bottom, height) {
+  columns(heights, colors, bottom, height) {
     const { start, end } = this.data.updates;
     const [low, high] = this.shown;
     const narrow = new Map();
@@ -241,7 +241,7 @@ class TimelineChart {
       let y = bottom;
       parts.forEach((part, i) => {
         const tall = part * height;
-        this.pen.fillStyle = this.paint(colours[i]);
+        this.pen.fillStyle = this.paint(colors[i]);
         this.pen.fillRect(x, y - tall, width, tall);
         y -= tall;
       });
@@ -252,7 +252,7 @@ class TimelineChart {
       if (right - left >= 1) bar(left, right - left, heights[i]);
       else {
         const pixel = Math.floor(left);
-        const sum = narrow.get(pixel) ?? narrow.set(pixel, { count: 0, parts: colours.map(() => 0) }).get(pixel);
+        const sum = narrow.get(pixel) ?? narrow.set(pixel, { count: 0, parts: colors.map(() => 0) }).get(pixel);
         sum.count++;
         heights[i].forEach((part, each) => (sum.parts[each] += part));
       }

@@ -14,11 +14,11 @@ const ENTROPY_BOUNDS = [0.05, 0.2, 0.5, 1, 2];
 const ENTROPY_NAMES = ["below 0.05 nats", "0.05 to 0.2", "0.2 to 0.5", "0.5 to 1", "1 to 2", "above 2"];
 // Values that the learner computed for a token: name, the upper bound of each color but the last, and the legend.
 const COMPUTED = {
-  advantage: { name: "advantage", bounds: ADVANTAGE_BOUNDS, names: ADVANTAGE_NAMES, colours: "tone" },
-  "prox/behav": { name: "π_prox/π_behav", bounds: RATIO_BOUNDS, names: RATIO_NAMES, colours: "tone" },
-  "theta/prox": { name: "π_θ/π_prox", bounds: RATIO_BOUNDS, names: RATIO_NAMES, colours: "tone" },
-  "theta/behav": { name: "π_θ/π_behav", bounds: RATIO_BOUNDS, names: RATIO_NAMES, colours: "tone" },
-  entropy: { name: "entropy", bounds: ENTROPY_BOUNDS, names: ENTROPY_NAMES, colours: "scale" },
+  advantage: { name: "advantage", bounds: ADVANTAGE_BOUNDS, names: ADVANTAGE_NAMES, colors: "tone" },
+  "prox/behav": { name: "π_prox/π_behav", bounds: RATIO_BOUNDS, names: RATIO_NAMES, colors: "tone" },
+  "theta/prox": { name: "π_θ/π_prox", bounds: RATIO_BOUNDS, names: RATIO_NAMES, colors: "tone" },
+  "theta/behav": { name: "π_θ/π_behav", bounds: RATIO_BOUNDS, names: RATIO_NAMES, colors: "tone" },
+  entropy: { name: "entropy", bounds: ENTROPY_BOUNDS, names: ENTROPY_NAMES, colors: "scale" },
 };
 
 // Kinds of colors: the class of a token, and the legend, as [class, text].
@@ -51,16 +51,16 @@ function kinds(conversation, row) {
     };
   }
   if (!versions.length) delete found.version; // of an evaluation
-  for (const [key, { name, bounds, names, colours }] of Object.entries(COMPUTED)) {
+  for (const [key, { name, bounds, names, colors }] of Object.entries(COMPUTED)) {
     const values = conversation.values?.[key];
     if (!values) continue;
     found[key] = {
       name,
       of: (i) => {
         const at = bounds.findIndex((most) => values[i] <= most);
-        return `${colours}-${at < 0 ? bounds.length : at}`;
+        return `${colors}-${at < 0 ? bounds.length : at}`;
       },
-      legend: names.map((text, i) => [`${colours}-${i}`, text]),
+      legend: names.map((text, i) => [`${colors}-${i}`, text]),
     };
   }
   return found;
@@ -71,7 +71,7 @@ function withoutValues(conversation, row, run) {
   if (!row.valued || Object.keys(conversation.values).length) return null; // an evaluation has no learner
   if (!row.valued.length) return el("p", { class: "hint" }, `Update ${row.step} has no recorded advantages, ratios or entropies.`);
   const links = row.valued.map(([group, number]) => {
-    const to = rolloutLink(run, { step: row.step, group, number }, { view: "tokens", colour: "advantage" });
+    const to = rolloutLink(run, { step: row.step, group, number }, { view: "tokens", color: "advantage" });
     return [" ", el("a", { href: to }, `${group}/${number}`)];
   });
   return el("p", { class: "hint" }, `Advantages, ratios and entropies are recorded for ${row.valued.length} rollouts of update`,
@@ -162,10 +162,10 @@ export function showTokens(conversation, row, run, chosen, onchoose) {
   const buttons = el("div", { class: "controls" }, "Color by",
     Object.entries(all).map(([key, { name }]) =>
       el("button", {
-        type: "button", "aria-pressed": String(key === kind), "data-colour": key,
+        type: "button", "aria-pressed": String(key === kind), "data-color": key,
         onclick: (event) => {
           kind = key;
-          for (const each of buttons.querySelectorAll("[data-colour]"))
+          for (const each of buttons.querySelectorAll("[data-color]"))
             each.setAttribute("aria-pressed", String(each === event.currentTarget));
           paint();
           onchoose(kind);

@@ -1,7 +1,7 @@
 """An FP8 engine samples with the rounded weights of the learner after each update, and with no others.
 
 It is compared with transformers' model of the same weights, rounded in the same way, and with an engine that
-was started from them. On a GPU host ``.venv/bin/pytest -n 0 tests/integration/test_quantised.py`` runs alone.
+was started from them. On a GPU host ``.venv/bin/pytest -n 0 tests/integration/test_quantized.py`` runs alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 import torch
 from own_engine import start
 from policies import DEVICE
-from quantised_reference import errors, quantised
+from quantized_reference import errors, quantized
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedConfig, Qwen2Config, Qwen3MoeConfig
 
@@ -113,7 +113,7 @@ def factors(tensors: Tensors, seed: int) -> Tensors:
 @asynccontextmanager
 async def started(first: str, last: str) -> AsyncIterator[tuple[WorkerEngine, WorkerEngine]]:
     """Start FP8 engines of two models side by side."""
-    both = [each.engine for each in await asyncio.gather(*(start(f, quantised=True) for f in (first, last)))]
+    both = [each.engine for each in await asyncio.gather(*(start(f, quantized=True) for f in (first, last)))]
     try:
         one, other = both
         assert isinstance(one, WorkerEngine)
@@ -143,7 +143,7 @@ async def assert_types(engine: WorkerEngine) -> None:
 def assert_samples(completion: Completion, tensors: Tensors, before: Tensors) -> None:
     """A completion is of these weights, rounded, and not of those before."""
     own, others = (
-        float(errors(quantised(model(each)), PROMPT, completion).mean()) for each in (tensors, before)
+        float(errors(quantized(model(each)), PROMPT, completion).mean()) for each in (tensors, before)
     )
     assert own < 0.5 * others, (own, others)
 

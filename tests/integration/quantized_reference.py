@@ -17,7 +17,7 @@ def rounded(model: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(model).bfloat16().double()
 
 
-def quantised(model: torch.nn.Module) -> torch.nn.Module:
+def quantized(model: torch.nn.Module) -> torch.nn.Module:
     """Return a copy, too, whose linear layers but the output layer compute as in FP8.
 
     Each row of a weight, and each token's activations, have one scale.
