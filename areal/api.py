@@ -54,10 +54,16 @@ def train(
         settings["env"] = env
     resolved = resolve(config, overrides, settings, resume)
 
-    from areal.runtime.early import started_early
+    from areal.telemetry.run_directory import require_free_name
     from areal.telemetry.trackers.tracking import require_trackers
 
-    require_trackers(resolved.trackers)  # :func:`check` does, too, but only once processes have started
+    # :func:`check` does this, too, but only once processes have started.
+    _require_known_names(resolved)
+    require_trackers(resolved.trackers)
+    if resume is None:
+        require_free_name(resolved)
+
+    from areal.runtime.early import started_early
 
     with started_early(resolved) as early:
         from areal.runtime.build import held_cluster  # takes seconds, while those processes import, too
@@ -69,6 +75,20 @@ def train(
         with held_cluster(resolved) as cluster:
             checked = replace(check(resolved, cluster=cluster), early=early)
             return _run(run_training(checked, None if resume is None else Path(resume), show, start))
+
+
+def _require_known_names(config: Config) -> None:
+    """Check that environment and agent exist, without loading those that are registered.
+
+    Raises:
+        UserError: one does not exist.
+    """
+    from areal.registry import agents, env_names, find_agent, find_env
+
+    if config.env not in env_names():
+        find_env(config.env)
+    if config.agent not in agents.names():
+        find_agent(config.agent)
 
 
 def resume_point(run: str | Path, config: Config) -> ResumePoint:
@@ -120,6 +140,7 @@ def evaluate(
         return evaluate_benchmarks([], show=show, **given).reports[0]
     if not resolved.evaluation.problems:
         raise UserError("evaluation.problems=0 leaves nothing to evaluate; set a larger number")
+    _require_known_names(resolved)
 
     from areal.runtime.early import started_early
 

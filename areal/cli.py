@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -47,6 +48,7 @@ _OVERRIDES = "settings, as key.sub=value, such as rollout.max_staleness=4 or env
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and exit with 0, 1 (a check failed), 2 (bad input; one line says what) or 130
     (Ctrl-C)."""
+    _replace_closed_streams()
     output = watched_output()
     try:
         given = parse(sys.argv[1:] if arguments is None else arguments)
@@ -72,6 +74,21 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             sys.exit(128 + signal.SIGPIPE)
         _end(2, f"error: the output cannot be written: {error.strerror}")
     sys.exit(0)
+
+
+def _replace_closed_streams() -> None:
+    """Let closed standard streams be the null device.
+
+    No file that is opened later then has their numbers, to which libraries write. ``print`` writes to
+    standard output where ``sys.stderr`` is None.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number, which is this one
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open as long as the process)
 
 
 def _end(code: int, line: str) -> NoReturn:

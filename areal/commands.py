@@ -65,14 +65,14 @@ def _print_plan(given: argparse.Namespace, settings: dict[str, Any]) -> None:
     from areal.placement.describe import table
     from areal.placement.inventory import stated
     from areal.runtime.build import held_cluster
-    from areal.telemetry.run_directory import taken
+    from areal.telemetry.run_directory import require_free_name
     from areal.telemetry.tables import lines
 
     inventory = None if given.on is None else stated(given.on)
     layers = api.layers(given.config, given.overrides, settings, given.resume, inventory=inventory)
     config = parse_config(merged(layers), given.config)
-    if given.resume is None and config.name and (path := config.output / config.name).exists():
-        raise taken(path, "train")
+    if given.resume is None:
+        require_free_name(config)
     with held_cluster(config) if inventory is None else nullcontext() as cluster:
         plan = api.check(config, cluster=cluster, inventory=inventory)
     print(dump_with_origins(config, layers, plan.config), end="")
@@ -369,12 +369,13 @@ def _print(*tables: Any) -> None:
 
 def replay(given: argparse.Namespace) -> None:
     """Replay a run; exit with 1 if its losses differ."""
+    from areal import api
+    from areal.telemetry.run_directory import RunDirectory
+
+    RunDirectory.open(given.replayed)  # before the imports of a learner, which take seconds
     from transformers.utils import logging
 
-    from areal import api
-
     logging.disable_progress_bar()
-
     show = partial(print, flush=True)
     found = api.replay(given.replayed, from_step=given.from_step, overrides=given.overrides, show=show)
     print(found.verdict)

@@ -16,8 +16,6 @@ from areal.errors import UserError, install_hint
 
 PARTS = (":nf4", ":scales", ":scales2")
 """Suffixes of the names of the three tensors; the name of their weight precedes them."""
-BYTES = 1 / 2 + 1 / 64 + 4 / (64 * 256)
-"""Average number of bytes per value."""
 _BLOCK, _BLOCK2 = 64, 256
 
 

@@ -6,6 +6,7 @@ Only this module asks torch for GPUs and reads CUDA_VISIBLE_DEVICES. Everything 
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import socket
 from dataclasses import dataclass
@@ -128,6 +129,8 @@ def probe_host(device: str, name: str, cores: int, address: str = "127.0.0.1") -
 
 
 def _devices(host: str) -> tuple[Device, ...]:
+    if any(torch.version.endswith("+cpu") for torch in importlib.metadata.distributions(name="torch")):
+        return ()  # the import of torch takes seconds, and its build for CPUs sees no GPU
     import torch
 
     if not torch.cuda.is_available():

@@ -31,7 +31,6 @@ from typing import Any
 
 from areal.errors import UserError
 from areal.models.sight import auto_class
-from areal.nf4 import BYTES as NF4
 from areal.placement.inventory import Device
 from areal.step_sizes import BATCHED_TOKENS, LOGITS_AT_ONCE
 
@@ -43,6 +42,8 @@ _STATE = 4 + 4 + 8
 _COMPUTED = 2 + 2
 _SUMMED = 4
 """A gradient during its transfer to the other ranks."""
+NF4 = 1 / 2 + 1 / 64 + 4 / (64 * 256)
+"""A weight in 4 bits with its scales (areal.nf4)."""
 _LAYERS_GATHERED = 3
 _SUM = 4
 """A weight plus an adapter's change, in float32 (areal.factors)."""

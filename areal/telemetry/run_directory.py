@@ -408,6 +408,12 @@ def new_folder(root: Path, name: str | None, otherwise: str, command: str) -> Pa
     return path
 
 
+def require_free_name(config: Config) -> None:
+    """Check that no folder has the name of a new run yet; raises UserError if one has."""
+    if config.name and (path := config.output / config.name).exists():
+        raise taken(path, "train")
+
+
 def taken(path: Path, command: str) -> UserError:
     """Return the error for a folder that exists already; see :func:`new_folder`."""
     return UserError(

@@ -190,6 +190,7 @@ def test_an_evaluation_on_two_hosts(cluster: Cluster, tmp_path: Path):
     assert "`areal eval --resume" in line
 
 
+@pytest.mark.long
 def test_a_run_on_two_hosts_is_replayed_to_the_bit(cluster: Cluster, tmp_path: Path):
     """The learner is on one host, an engine and a rollout worker on each; engines load weights in turn."""
     for address in (FIRST, SECOND):

@@ -24,6 +24,7 @@ def soak(monkeypatch: pytest.MonkeyPatch) -> Any:
     return soak
 
 
+@pytest.mark.long
 def test_a_run_whose_parts_die_keeps_its_promises(soak: Any, tmp_path: Path):
     settings = ["rollout.batch_size=16", "rollout.max_concurrent=8", "evaluation.problems=0"]
     run = soak.Run(tmp_path, [*settings, "steps=1000", "checkpoint.every=3"])

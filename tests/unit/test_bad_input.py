@@ -182,9 +182,9 @@ def test_what_others_call_a_setting_is_one_of_ours():
     assert not {name for name in SYNONYMS if [name] in settings()}, "it would hide ours"
 
 
-def test_eval_is_checked_too(folder: Path):
-    assert "did you mean" in refused("eval", "--env", "mth-v1", cwd=folder)
-    assert "evaluation.problems" in refused("eval", "--problems", "0", cwd=folder)
+def test_eval_is_checked_too(refused_here: Callable[..., str]):
+    assert "did you mean" in refused_here("eval", "--env", "mth-v1")
+    assert "evaluation.problems" in refused_here("eval", "--problems", "0")
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
@@ -195,13 +195,42 @@ def test_a_taken_name(more: Sequence[str], folder: Path, tmp_path: Path):
     assert "--resume" in line
 
 
-def test_dry_run_prints_a_configuration_that_reads_back(tmp_path: Path):
-    command = [*AREAL, "train", "--dry-run", "rollout.max_staleness=inf", "learner.learning_rate=1e-4"]
-    first = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "--env", "mth-v1"),
+        ("train", "--agent", "single-trun"),
+        ("train", "--name", "mine"),
+        ("eval", "--env", "mth-v1"),
+        ("replay", "nowhere"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_name_is_found_before_anything_heavy_is_imported(command: Sequence[str], tmp_path: Path):
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    code = (
+        "import sys\nfrom areal.cli import main\n"
+        f"try: main({list(command)!r})\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'areal.workers.early') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert out.stderr.startswith("areal: error: ")
+    assert out.stdout == "[]\n"
+
+
+def test_dry_run_prints_a_configuration_that_reads_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    def dry_run(*words: str) -> str:
+        with pytest.raises(SystemExit) as exit:
+            main(["train", "--dry-run", *words])
+        assert exit.value.code == 0
+        return capfd.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    first = dry_run("rollout.max_staleness=inf", "learner.learning_rate=1e-4")
     (tmp_path / "c.yaml").write_text(first)
-    command = [*AREAL, "train", "--dry-run", "--config", "c.yaml"]
-    second = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    assert yaml.safe_load(second) == yaml.safe_load(first)
+    assert yaml.safe_load(dry_run("--config", "c.yaml")) == yaml.safe_load(first)
     assert "max_staleness: inf" in first
     assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
 

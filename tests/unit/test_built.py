@@ -95,7 +95,9 @@ def files() -> Iterator[str]:
         yield from (str((Path(folder) / name).relative_to(ROOT)) for name in names)
 
 
-@pytest.mark.parametrize(("version", "form"), [("3.11", "*.whl"), ("3.13", "*.tar.gz")])
+@pytest.mark.parametrize(
+    ("version", "form"), [("3.11", "*.whl"), pytest.param("3.13", "*.tar.gz", marks=pytest.mark.long)]
+)
 def test_installed_in_an_empty_environment(version: str, form: str, built: Path, tmp_path: Path):
     (package,) = built.glob(form)
     python = environment(interpreter(version), tmp_path / "env")

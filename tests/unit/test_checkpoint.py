@@ -140,7 +140,7 @@ def test_the_export_loads_in_transformers_in_its_type(dtype: torch.dtype, tmp_pa
     assert learner.model.dtype == torch.float32
 
 
-@pytest.mark.parametrize(("ranks", "replicas"), [(2, 1), (4, 2)])
+@pytest.mark.parametrize(("ranks", "replicas"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.long)])
 def test_several_processes_go_on_from_one_and_one_from_several(tmp_path: Path, ranks: int, replicas: int):
     """One saves; several load it, update and save; one loads that, and has what it would have had."""
     straight = Learner(STARTER, shards.SETTINGS, "cpu", 1.0, 1)

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from areal import nf4
 from areal.factors import merge
 from areal.learner.merged_linear import QuantizedBase, compute_merged, scaled_factors
+from areal.placement.memory import NF4
 
 IN, OUT, RANK = 24, 40, 3
 
@@ -99,4 +100,4 @@ def test_four_bits_hold_a_weight_as_bitsandbytes_dequantizes_it():
     found = nf4.dequantized(*parts)
     assert torch.equal(found, functional.dequantize_4bit(packed, state).bfloat16())
     assert (found - weight).abs().mean() < 0.08, "a sixteenth of the range, and a normal distribution"
-    assert sum(part.nbytes for part in parts) == pytest.approx(nf4.BYTES * weight.numel(), rel=1e-2)
+    assert sum(part.nbytes for part in parts) == pytest.approx(NF4 * weight.numel(), rel=1e-2)

@@ -113,7 +113,7 @@ async def test_an_environment_that_takes_long_is_not_accused_and_seen(tmp_path: 
 
         def step(self, action: str) -> Any:
             if not seen:
-                time.sleep(60)
+                time.sleep(50)
                 seen.append(read_status(tmp_path / "r"))
             return super().step(action)
 

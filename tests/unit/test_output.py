@@ -26,7 +26,13 @@ def test_a_full_disk_is_one_line(command: str):
 
 @pytest.mark.parametrize(
     ("command", "code"),
-    [("env list >&-", 0), ("replay /nowhere 2>&-", 2), ("replay /nowhere 2> /dev/full", 2)],
+    [
+        ("env list >&-", 0),
+        ("env list <&- >&- 2>&-", 0),
+        ("replay /nowhere 2>&-", 2),
+        ("train --env nope 2>&-", 2),
+        ("replay /nowhere 2> /dev/full", 2),
+    ],
 )
 def test_nowhere_to_write(command: str, code: int):
     done = shell(f"{AREAL} {command}")
