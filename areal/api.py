@@ -186,10 +186,8 @@ def evaluate_benchmarks(
         Interrupted: Ctrl-C stopped the evaluation; the responses so far are kept.
     """
     from areal.envs.places import absolute
+    from areal.evaluation.benchmark_data import find_benchmark
     from areal.recipes.choice import recipe_for
-    from areal.runtime.build import held_cluster
-    from areal.runtime.evaluation_jobs import EvaluationRequest, make_jobs, open_evaluation
-    from areal.runtime.evaluation_runner import run_jobs
 
     if model is not None:
         settings["model"] = str(model)
@@ -199,7 +197,14 @@ def evaluate_benchmarks(
         given = merged_settings(config, overrides, settings)
         if not benchmarks and resume is None:  # a benchmark itself sets the length of responses
             given = settings_on(recipe_for(given, training=False), given)
+    for name in benchmarks:
+        find_benchmark(name)
     found = None if data is None else absolute(str(data))
+
+    from areal.runtime.build import held_cluster
+    from areal.runtime.evaluation_jobs import EvaluationRequest, make_jobs, open_evaluation
+    from areal.runtime.evaluation_runner import run_jobs
+
     request, path = open_evaluation(
         EvaluationRequest(list(benchmarks), found, given), None if resume is None else Path(resume)
     )

@@ -202,6 +202,8 @@ def test_a_taken_name(more: Sequence[str], folder: Path, tmp_path: Path):
         ("train", "--agent", "single-trun"),
         ("train", "--name", "mine"),
         ("eval", "--env", "mth-v1"),
+        ("eval", "--benchmark", "gsm8"),
+        ("eval", "nowhere", "--name", "a"),
         ("replay", "nowhere"),
     ],
     ids=" ".join,

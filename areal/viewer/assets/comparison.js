@@ -87,7 +87,7 @@ export function comparison(main, store, params) {
       el("th", { scope: "col", class: "number", "aria-sort": descending ? "descending" : "ascending" },
         el("button", { type: "button", onclick: () => ((descending = !descending), draw()) }, `B − A ${descending ? "↓" : "↑"}`)),
       ...others.map(({ each }) => el("th", { scope: "col", class: "number extra" }, each.name)),
-      el("th", { scope: "col", class: "excerpt" }, "problem"));
+      el("th", { scope: "col", class: "excerpt" }, "prompt"));
     const cells = new Map(); // cells of problems whose text is not known yet
     body.replaceChildren(...page.map((pair) => {
       const here = problemLink(pair);
