@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from areal.runtime.resuming import ResumePoint
     from areal.workers.cluster import Cluster
 
+_LOADING = "loading PyTorch, transformers and vLLM"
+
 
 def train(
     env: str | None = None,
@@ -64,16 +66,19 @@ def train(
         require_free_name(resolved)
 
     from areal.runtime.early import started_early
+    from areal.telemetry.progress import announced
 
     with started_early(resolved) as early:
-        from areal.runtime.build import held_cluster  # takes seconds, while those processes import, too
-        from areal.runtime.run import run_training
+        with announced(_LOADING, sys.stderr if show else None):
+            from areal.runtime.build import held_cluster  # takes seconds, while those processes import, too
+            from areal.runtime.run import run_training
 
-        start = None if resume is None else resume_point(resume, resolved)
+            start = None if resume is None else resume_point(resume, resolved)
         for line in start.notices if start is not None and show else ():
             print(f"warning: {line}", file=sys.stderr, flush=True)  # while Ctrl-C loses nothing
         with held_cluster(resolved) as cluster:
-            checked = replace(check(resolved, cluster=cluster), early=early)
+            with announced(_LOADING, sys.stderr if show else None):
+                checked = replace(check(resolved, cluster=cluster), early=early)
             return _run(run_training(checked, None if resume is None else Path(resume), show, start))
 
 
@@ -143,13 +148,16 @@ def evaluate(
     _require_known_names(resolved)
 
     from areal.runtime.early import started_early
+    from areal.telemetry.progress import announced
 
     with started_early(resolved, training=False) as early:
-        from areal.runtime.build import held_cluster
-        from areal.runtime.run import run_evaluation
+        with announced(_LOADING, sys.stderr if show else None):
+            from areal.runtime.build import held_cluster
+            from areal.runtime.run import run_evaluation
 
         with held_cluster(resolved) as cluster:
-            checked = replace(check(resolved, training=False, cluster=cluster), early=early)
+            with announced(_LOADING, sys.stderr if show else None):
+                checked = replace(check(resolved, training=False, cluster=cluster), early=early)
             return _run(run_evaluation(checked, show))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,11 +19,17 @@ _OF_LEARNERS = ("areal.runtime.replay", "transformers.models.auto.modeling_auto"
 
 
 @contextmanager
-def started_early(config: Config, training: bool = True) -> Iterator[EarlyProcesses | None]:
+def started_early(
+    config: Config, training: bool = True, cores: int | None = None
+) -> Iterator[EarlyProcesses | None]:
     """Start processes on this machine; those that no worker of the run takes over end with the block.
+
+    The imports of the run itself and of its engines come first. On few cores, those of the learner would
+    delay them, so the learner then starts with the run.
 
     Args:
         training: whether there is a learner in addition to the engines.
+        cores: number of CPU cores that the run may use; None: those of this process.
 
     Raises:
         UserError: there are not enough devices.
@@ -48,6 +55,7 @@ def started_early(config: Config, training: bool = True) -> Iterator[EarlyProces
                 visible_devices=engine.visible_on(engine.host),
             )
             start_early(early, f"engine {number}", variables(settings), _OF_ENGINES)
-        for number in range(len(placement.ranks)):
+        free = (cores or len(os.sched_getaffinity(0))) - 1 - len(placement.engines)
+        for number in range(len(placement.ranks) if free >= len(placement.ranks) else 0):
             start_early(early, f"learner rank {number}", {}, _OF_LEARNERS)
         yield early

@@ -9,6 +9,8 @@ import math
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from areal.telemetry.scores import finite, score_key
@@ -38,6 +40,19 @@ _TROUBLE = {
     "rollout/env_faults": "{:,.0f} environment faults",
 }
 """Values that are shown from the first one on."""
+
+
+@contextmanager
+def announced(what: str, terminal: TextIO | None) -> Iterator[None]:
+    """Show what takes seconds within the block, and erase it afterwards; nothing if it is no terminal."""
+    if terminal is None or not terminal.isatty():
+        yield
+        return
+    print(what, end="", file=terminal, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\x1b[K", end="", file=terminal, flush=True)
 
 
 class Progress:

@@ -15,7 +15,7 @@ from typing import TextIO
 import pytest
 from rich.cells import cell_len
 
-from areal.telemetry.progress import Progress, sparkline
+from areal.telemetry.progress import Progress, announced, sparkline
 
 METRICS = {
     "reward/mean": 0.5,
@@ -87,6 +87,15 @@ def lines_of(total: int, updates, enabled: bool = True) -> list[str]:
         for metrics in updates:
             progress.update(metrics)
     return stream.getvalue().splitlines()
+
+
+def test_what_takes_seconds_is_announced_on_a_terminal_alone_and_erased(screens):
+    screen, pipe = screens(), io.StringIO()
+    for stream in (screen.stream, pipe, None):
+        with pytest.raises(ValueError, match="a line"), announced("loading", stream):
+            raise ValueError("a line")
+    assert screen.close() == "loading\r\x1b[K"
+    assert pipe.getvalue() == ""
 
 
 def test_short_run_off_a_terminal_has_a_line_each_step():
