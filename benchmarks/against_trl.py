@@ -1,17 +1,17 @@
-"""areal against TRL's GRPO trainer, on the same work and the same machine, in turns: responses per second.
+"""Compares the responses per second of areal and of TRL's GRPO trainer, on the same work and machine.
 
     python benchmarks/against_trl.py --trl /path/to/bin/python [--repeats 2] [--steps 40]
     python benchmarks/against_trl.py --trl /path/to/bin/python --device cuda [--repeats 1] [--steps 20]
 
 The work is that of ``throughput.py``: its model of 0.9 million parameters with random weights, 16 problems
-× 8 responses of at most 32 tokens an update, AdamW, no reference model, rewards that are noise. TRL's Python
-is of an environment of its own (``pip install trl==1.16.0 accelerate`` beside the same torch and vLLM). Each
-way is a process of its own; the first ten updates are left out. TRL has the settings that make it fastest
-there (``trl_grpo.py``). It makes one optimizer step for a batch; so does areal here, and in another way its
-default of two.
+× 8 responses of at most 32 tokens per update, AdamW, no reference model, and rewards that are noise. TRL
+needs its own Python environment (``pip install trl==1.16.0 accelerate`` beside the same torch and vLLM). The
+configurations run in turn, each in its own process. The measurement excludes the first ten updates. TRL has
+the settings that make it fastest for this work (``trl_grpo.py``). TRL makes one optimizer step per batch.
+areal does the same in one configuration, and makes its default of two steps in another.
 
-On a GPU the model has 0.5 billion parameters of Qwen2.5's shape, and an update is 256 responses of 128 tokens
-on average, up to 1,024, their lengths geometric. TRL trains on 32 responses at once.
+On a GPU, the model has 0.5 billion parameters of Qwen2.5's shape. An update has 256 responses, whose lengths
+are geometric, with a mean of 128 tokens and a maximum of 1,024. TRL trains on 32 responses at a time.
 """
 
 from __future__ import annotations
@@ -33,17 +33,21 @@ from throughput import WARMUP, random_model
 HERE = Path(__file__).parent
 AREAL, TWICE = "areal", "areal, two optimizer steps"
 WORK = ["--batch=256", "--mean=128", "--tokens=1024"]
-"""On a GPU."""
+"""Options that define the work on a GPU."""
 
 
 def main() -> None:
     options = parser(__doc__, "against_trl")
-    options.add_argument("--trl", type=Path, required=True, help="the Python that has TRL")
-    options.add_argument("--ways", help="of TRL (generate,vllm-fp32; on a GPU gpu,gpu-liger)")
+    options.add_argument("--trl", type=Path, required=True, help="Python interpreter of TRL's environment")
+    options.add_argument(
+        "--ways", help="configurations of TRL (default: generate,vllm-fp32; on a GPU: gpu,gpu-liger)"
+    )
     options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    options.add_argument("--warmup", type=int, default=WARMUP, help="updates before those (%(default)s)")
-    options.add_argument("--steps", type=int, default=40, help="updates that are measured (40)")
-    options.add_argument("--repeats", type=int, default=2, help="rounds (2)")
+    options.add_argument(
+        "--warmup", type=int, default=WARMUP, help="updates before the measured ones (default: %(default)s)"
+    )
+    options.add_argument("--steps", type=int, default=40, help="number of measured updates (default: 40)")
+    options.add_argument("--repeats", type=int, default=2, help="number of rounds (default: 2)")
     arguments = options.parse_args()
     on_gpu = arguments.device == "cuda"
     with tempfile.TemporaryDirectory() as folder:

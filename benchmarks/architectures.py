@@ -1,11 +1,11 @@
-"""Which families of models train: does the engine compute what the learner does, update after update?
+"""Checks for each model family whether the engine computes the same as the learner after every update.
 
     python benchmarks/architectures.py [--family qwen3 gemma3 ...] [--write]
 
 For each family, `areal models check --tiny` trains a small model with random weights, once with tied
-embeddings and output layer and once without. It trains all weights for three updates that change each of
-them, and then an adapter. --write puts the results into docs/figures/models.json, and the table into
-docs/models.md.
+embeddings and output layer and once without. It trains all weights for three updates, each of which changes
+every weight, and then trains an adapter. --write saves the results to docs/figures/models.json and the table
+to docs/models.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = ROOT / "docs/figures/models.json", ROOT / "docs/models.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 NOTE = 180
-"""Characters of a note below the table."""
+"""Maximum number of characters of a note below the table."""
 REASONS = {
     "no module or parameter named 'lm_head'": "vLLM always ties the embeddings and the output layer of this "
     "family, as all of its published models do.",
@@ -37,7 +37,7 @@ REASONS = {
     "it carries a state from token to token": "areal refuses this family, because its models have a "
     "recurrent state.",
 }
-"""What known findings mean, by a part of their text. The last match counts."""
+"""Explanations of known findings, by a part of their text. The last match applies."""
 OF_FAMILY = {
     "apertus": "vLLM keeps the parameters of the activation function (xIELU) in bfloat16, even if it "
     "computes in float32.",
@@ -48,9 +48,9 @@ OF_FAMILY = {
     "phimoe": "vLLM and transformers have different names for this architecture. Under transformers' name, "
     "vLLM uses transformers' code and crashes in its router. Under its own name, vLLM samples NaN on a CPU.",
 }
-"""What findings mean whose text does not explain them, by type in transformers."""
+"""Explanations of findings whose text does not explain them, by model type in transformers."""
 LIMIT = 600
-"""Seconds for one model."""
+"""Time limit for one model, in seconds."""
 
 # Caps and scales of a size at which leaving them out shows.
 _CAPS = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 2.0}
@@ -124,11 +124,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen2.5-VL": ("qwen2_5_vl", {}),
     "Qwen3-VL": ("qwen3_vl", {"text_config": {"rope_parameters": _INTERLEAVED}}),
 }
-"""What people call a family, its type in transformers, and what its defaults there leave out."""
+"""Common name of each family, its type in transformers, and the settings that its defaults there omit."""
 
 
 def tried(model_type: str, settings: dict[str, Any], tied: bool) -> list[dict[str, Any]]:
-    """Return the findings about a small model of a type, from a process of its own."""
+    """Check a small model of a type in a separate process and return the findings."""
     with tempfile.TemporaryDirectory() as folder:
         AutoConfig.for_model(model_type, **settings, tie_word_embeddings=tied).save_pretrained(folder)
         command = [sys.executable, "-m", "areal", "models", "check", folder, "--tiny", "--json"]
@@ -156,14 +156,14 @@ def worst(findings: list[dict[str, Any]], what: str) -> str:
 
 
 def explained(text: str) -> str:
-    """Return what a finding means, or else the beginning of its own text."""
+    """Return the explanation of a finding, or the beginning of its text if there is none."""
     known = [meaning for part, meaning in REASONS.items() if part in text]
     text = text.removeprefix("areal: error: ").rpartition("in its output: ")[2]
     return known[-1] if known else text if len(text) < NOTE else f"{text[:NOTE]} ..."
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return the table of the page."""
+    """Return the table for the page."""
     lines = [
         "| family | type | all weights, tied | all weights, untied | LoRA, tied | LoRA, untied |",
         "|---|---|---|---|---|---|",
@@ -183,12 +183,14 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Try all families, or some."""
+    """Check all families, or the given ones."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--family", nargs="+", metavar="TYPE", help="types in transformers, such as qwen3")
-    parser.add_argument("--write", action="store_true", help="keep the results in docs")
+    parser.add_argument(
+        "--family", nargs="+", metavar="TYPE", help="types in transformers, such as qwen3 (default: all)"
+    )
+    parser.add_argument("--write", action="store_true", help="write the results to docs")
     given = parser.parse_args()
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name, (model_type, settings) in FAMILIES.items():

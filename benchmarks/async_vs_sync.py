@@ -1,4 +1,4 @@
-"""Asynchronous against synchronous: the same work on the same machine, and the bound that no loop can beat.
+"""Compares asynchronous with synchronous training on the same work and machine, and with a lower bound.
 
     python benchmarks/async_vs_sync.py                    # both parts
     python benchmarks/async_vs_sync.py --part steady      # step times and their bound
@@ -6,24 +6,32 @@
     python benchmarks/async_vs_sync.py --part steady --device cuda --size 0.5b --mean-length 128 \\
         --steps 16 --warmup 16 --repeats 1 rollout.batch_size=256
 
-Three ways to spend the machine: *asynchronous* (η=8; half of the cores generate, half learn, at once),
-*synchronous* (η=0, the same halves, one idle while the other works), and on a machine without GPU the best
-that a synchronous loop can do, *synchronous in turn* (η=0, all cores generate, then all cores learn).
+The benchmark compares three ways to use the machine:
 
-*steady*: a model with random weights, and responses whose lengths are drawn as if each token had the same
-chance to end one: 32 tokens on average (--mean-length), the longest of a batch five times that. Rewards are
-noise, so that every group is trained on and the work of a step never changes. There η=4 is measured
-besides: a sequence that takes longer than η updates holds the learner up, and the longest here take about
-five. The bound is max(T_generate, T_train): each part measured alone, on the half of the cores that it has in
-the asynchronous run (pinned to it; the engine's front end counts as generation), on the same work. On a GPU
-each has a whole GPU; T_train is of the synchronous run, in which the engine waits meanwhile. Where there is
-a second GPU, both run once more with learner and engine on a GPU each. With --side-by-side, ways that have
-one GPU run at the same time, each on a GPU of its own and with its share of the cores. On a GPU --warmup
-should be 2η or more: η batches were generated while the learner compiled, and are learned from faster than
-others come; generated_over_learned, of tokens, is 1 where the measured updates live on nothing but their own.
+- *asynchronous* (η=8): half of the cores generate while the other half learns.
+- *synchronous* (η=0): the cores are divided in the same way, but one half is idle while the other works.
+- *synchronous in turn* (η=0, only on a machine without a GPU): all cores generate, then all cores learn. This
+  is the best that a synchronous loop can do there.
 
-*learning*: the model that ships with areal on math-v1. No training problem ever comes twice, so the reward
-of a batch is the accuracy on problems never seen; the clock runs from the first step.
+*steady*: The model has random weights. The lengths of the responses are drawn as if each token had the same
+probability of ending a response. The mean is 32 tokens (--mean-length), and the longest response of a batch
+is five times as long. Rewards are noise, so the learner trains on every group, and the work of a step never
+changes. This part also measures η=4. A sequence that takes longer than η updates delays the learner, and the
+longest sequences here take about five updates.
+
+The lower bound is max(T_generate, T_train), which no loop can beat. The benchmark measures generation and
+training alone, on the same work. Each is pinned to the half of the cores that it has in the asynchronous run.
+The engine's front end counts as generation. On a GPU, each has a whole GPU. T_train then comes from the
+synchronous run, in which the engine waits during training. If there is a second GPU, the asynchronous and the
+synchronous configurations also run with the learner and the engine on separate GPUs. With --side-by-side, the
+configurations that have one GPU run at the same time. Each has its own GPU and its share of the cores.
+
+On a GPU, --warmup should be at least 2η. While the learner compiles, the engine generates η batches, and the
+learner then consumes these batches faster than new ones arrive. The metric generated_over_learned is a ratio
+of tokens. It is 1 if the measured updates consume only what is generated during these updates.
+
+*learning*: This part trains the model that ships with areal on math-v1. No training problem occurs twice, so
+the reward of a batch is the accuracy on new problems. The clock starts at the first step.
 """
 
 from __future__ import annotations
@@ -55,9 +63,9 @@ from areal.config import Config, load_config
 from areal.trajectory import Batch, Group
 
 Measure = Callable[[list[str], int], dict[str, float]]
-"""Of a run's settings and of how many of its last steps count."""
+"""Measures a run, given its settings and the number of its last steps that count."""
 Call = Callable[..., dict[str, float]]
-"""A measure with all it needs; it may be given a GPU."""
+"""A measurement with all required arguments bound. It optionally accepts a GPU."""
 
 COLORS = {
     "synchronous": ORANGE,
@@ -70,33 +78,48 @@ COLORS = {
 DISAGGREGATED = ", disaggregated"
 SYNCHRONOUS = "rollout.max_staleness=0"
 FEW = 4
-"""Updates after which a synchronous run is warm."""
+"""Number of updates after which a synchronous run is warmed up."""
 PROMPT = 64
-"""Tokens of the longest prompt of a steady run, and more."""
+"""Upper bound on the number of tokens of a prompt in a steady run."""
 SMOOTH = 10
-"""Steps over which the reward is averaged before it is compared with the target."""
+"""Number of steps over which the reward is averaged before the comparison with the target."""
 
 
 def main() -> None:
     options = parser(__doc__, "async_vs_sync")
     options.add_argument("--part", choices=["steady", "learning", "all"], default="all")
-    options.add_argument("--steps", type=int, default=40, help="updates of a steady run (%(default)s)")
-    options.add_argument("--warmup", type=int, default=WARMUP, help="updates before those (%(default)s)")
-    options.add_argument("--repeats", type=int, default=2, help="steady runs of each way (%(default)s)")
-    options.add_argument("--seeds", default="0,1,2", help="learning runs of each way (%(default)s)")
-    options.add_argument("--target", type=float, default=0.8, help="accuracy to reach (%(default)s)")
+    options.add_argument(
+        "--steps", type=int, default=40, help="measured updates of a steady run (default: %(default)s)"
+    )
+    options.add_argument(
+        "--warmup", type=int, default=WARMUP, help="updates before the measured ones (default: %(default)s)"
+    )
+    options.add_argument(
+        "--repeats", type=int, default=2, help="steady runs of each configuration (default: %(default)s)"
+    )
+    options.add_argument(
+        "--seeds", default="0,1,2", help="seeds of each configuration's learning runs (default: %(default)s)"
+    )
+    options.add_argument("--target", type=float, default=0.8, help="accuracy to reach (default: %(default)s)")
     options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options.add_argument(
-        "--size", choices=list(QWEN2), help="shape of the steady runs' model (the starter's)"
+        "--size",
+        choices=list(QWEN2),
+        help="shape of the model in the steady runs (default: that of the starter model)",
     )
     options.add_argument(
-        "--mean-length", type=int, default=32, help="of a steady run's responses (%(default)s)"
+        "--mean-length",
+        type=int,
+        default=32,
+        help="mean number of tokens of a response in the steady runs (default: %(default)s)",
     )
-    options.add_argument("--side-by-side", action="store_true", help="steady runs on a GPU each, at once")
-    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run")
+    options.add_argument(
+        "--side-by-side", action="store_true", help="execute steady runs concurrently, each on its own GPU"
+    )
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings for every run")
     arguments = options.parse_args()
     if arguments.side_by_side and arguments.device != "cuda":
-        options.error("--side-by-side gives each way a GPU: add --device cuda")
+        options.error("--side-by-side gives each configuration its own GPU: add --device cuda")
     if arguments.part in ("steady", "all"):
         results = steady(arguments)
         save(arguments.output, "steady", results)
@@ -110,7 +133,7 @@ def main() -> None:
 
 
 def ways(device: str) -> dict[str, list[str]]:
-    """Return the settings of each way."""
+    """Return the settings of each configuration."""
     cores = len(os.sched_getaffinity(0))
     half = _threads(max(1, cores // 2))
     found = {
@@ -133,7 +156,7 @@ def _threads(count: int) -> list[str]:
 
 
 def steady(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the step time of each way, and both parts alone, in turns."""
+    """Measure the step time of each configuration, and of generation and training alone, in turn."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         steps = arguments.warmup + arguments.steps
@@ -168,7 +191,7 @@ def steady(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def work(model: str, device: str, steps: int, mean_length: int) -> list[str]:
-    """Return the settings of a steady run, whatever way."""
+    """Return the settings that all steady runs share."""
     return [
         f"model={model}",
         f"device={device}",
@@ -185,7 +208,7 @@ def work(model: str, device: str, steps: int, mean_length: int) -> list[str]:
 
 
 def steady_results(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Return medians over the repeats, the bound, and how each way compares."""
+    """Return the medians over the repeats, the bound, and a comparison of the configurations."""
     seconds = {
         name: statistics.median(result["seconds_per_step"] for result in results)
         for name, results in found.items()
@@ -207,7 +230,10 @@ def steady_results(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 
 def write_model(folder: Path, size: str | None) -> str:
-    """Write a model with random weights, of the starter's shape or of a larger one; return its path."""
+    """Write a model with random weights and return its path.
+
+    The model has the shape of the starter model, or the larger shape that ``size`` names.
+    """
     if size is not None:
         return qwen2(folder, size)
     random_model(folder)
@@ -217,7 +243,7 @@ def write_model(folder: Path, size: str | None) -> str:
 def in_process(
     name: str, measure: Measure, settings: list[str], steps: int, gpu: int | None = None
 ) -> dict[str, float]:
-    """Measure in a process of its own: it may pin itself, and leaves no threads behind."""
+    """Run a measurement in its own process, which may pin itself and leaves no threads behind."""
     context = multiprocessing.get_context("spawn")
     if gpu is not None:
         measure = functools.partial(on_gpu, gpu, torch.cuda.device_count(), measure)
@@ -228,7 +254,7 @@ def in_process(
 
 
 def side_by_side(calls: dict[str, Call], repeats: int) -> dict[str, list[dict[str, float]]]:
-    """Call as many at a time as there are GPUs, each with one of them."""
+    """Run as many measurements at a time as there are GPUs, each with one of the GPUs."""
     count = torch.cuda.device_count()
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
     for gpu in range(count):
@@ -247,19 +273,19 @@ def side_by_side(calls: dict[str, Call], repeats: int) -> dict[str, list[dict[st
 
 
 def on_gpu(gpu: int, gpus: int, measure: Measure, settings: list[str], steps: int) -> dict[str, float]:
-    """Measure with one GPU alone, and its share of the cores."""
+    """Run a measurement with only one GPU and its share of the cores."""
     os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[gpu::gpus])
     return measure(settings, steps)
 
 
 def run_steps(settings: list[str], count: int) -> dict[str, float]:
-    """Run the real loop; measure its last ``count`` steps."""
+    """Run the real training loop and measure its last ``count`` steps."""
     return steps_summary(areal.train(config=noise_config(settings)).metrics, count)
 
 
 def steps_summary(metrics: list[dict[str, Any]], count: int) -> dict[str, float]:
-    """Return what the last ``count`` steps of a run were like, from its metrics."""
+    """Return a summary of the last ``count`` steps of a run, computed from its metrics."""
     before, *steps = [row for row in metrics if "time/step" in row][-count - 1 :]
 
     def mean(name: str) -> float:
@@ -284,7 +310,7 @@ def steps_summary(metrics: list[dict[str, Any]], count: int) -> dict[str, float]
 
 
 def generate_alone(settings: list[str], count: int) -> dict[str, float]:
-    """Generate as many batches as a run does, with nobody learning from them."""
+    """Measure generation alone, with as many batches as a run generates but without a learner."""
     config = noise_config(settings)
     pin(config, first=True)
     times = asyncio.run(_batch_times(config))
@@ -323,7 +349,7 @@ async def _batch_times(config: Config) -> list[float]:
 
 
 def train_alone(settings: list[str], count: int) -> dict[str, float]:
-    """Learn from the batches that the asynchronous run recorded, with nothing being generated."""
+    """Measure training alone, on the batches that the asynchronous run recorded."""
     from areal.learner.learner import Learner
 
     config = noise_config(settings)
@@ -356,7 +382,10 @@ def noise_config(settings: list[str]) -> Config:
 
 
 def pin(config: Config, first: bool) -> None:
-    """Stay on the half of the cores that the engine (``first``) or the learner has; not beside a GPU."""
+    """Pin the process to the half of the cores that the engine (``first``) or the learner has.
+
+    On a GPU, the function does nothing.
+    """
     if config.device == "cpu":
         cores = sorted(os.sched_getaffinity(0))
         threads = config.engine.threads or 1
@@ -364,7 +393,7 @@ def pin(config: Config, first: bool) -> None:
 
 
 def draw_steady(results: dict[str, Any], output: Path) -> None:
-    """Draw the step times as bars, and the bound as a line."""
+    """Draw the step times as bars and the bound as a line."""
     steps, bound = results["seconds_per_step"], results["bound"]
     with picture(output, "steady", "Seconds per update for the same work", (8, 3)) as figure:
         axes = figure.subplots()
@@ -386,7 +415,7 @@ def draw_steady(results: dict[str, Any], output: Path) -> None:
 
 
 def learning(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train by each way with each seed; return when the target was reached, and where the run ended."""
+    """Train each configuration with each seed and return the times to the target and the final results."""
     settings = ["evaluation.problems=512", "checkpoint.every=0", f"device={arguments.device}"]
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in ways(arguments.device)}
     for seed in arguments.seeds.split(","):
@@ -399,7 +428,7 @@ def learning(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def curve(metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a run's reward over its clock, and its final held-out accuracy."""
+    """Return the reward of a run over time and its final held-out accuracy."""
     steps = [row for row in metrics if "time/step" in row]
     seconds, clock = [], 0.0
     for row in steps:
@@ -416,12 +445,15 @@ def curve(metrics: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def smooth(values: list[float]) -> list[float]:
-    """Mean of each value and up to ``SMOOTH - 1`` before it: what was known by then."""
+    """Return the trailing mean of each value, over it and up to ``SMOOTH - 1`` values before it."""
     return [statistics.fmean(values[max(0, i - SMOOTH + 1) : i + 1]) for i in range(len(values))]
 
 
 def of_way(runs: list[dict[str, Any]], target: float) -> dict[str, Any]:
-    """Return what the runs of one way have in common; None for a run that never reached the target."""
+    """Return a summary of the runs of one configuration.
+
+    The time to the target is None for a run that never reaches it.
+    """
     reached = [
         next((s for s, r in zip(run["seconds"], run["rewards"], strict=True) if r >= target), None)
         for run in runs
@@ -437,7 +469,7 @@ def of_way(runs: list[dict[str, Any]], target: float) -> dict[str, Any]:
 
 
 def draw_learning(results: dict[str, Any], target: float, output: Path) -> None:
-    """Draw reward over the clock, one line a run."""
+    """Draw the reward over time, with one line per run."""
     with picture(output, "learning", "Reward over time, for the same updates") as figure:
         axes = figure.subplots()
         for way, runs in results["runs"].items():

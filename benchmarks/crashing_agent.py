@@ -1,6 +1,6 @@
-"""A program that crashes at half of the starter's responses, and the same program without the crash.
+"""Defines a program that crashes on half of the starter model's responses, and a variant without the crash.
 
-The starter says a bare answer or shows its working before it, about as often.
+The starter model gives a bare answer about as often as it shows its working before the answer.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ client = AsyncOpenAI(base_url="http://localhost/v1", api_key="none")
 
 
 def answer(text: str) -> int:
-    """Read a response that is an answer and nothing else.
+    """Parse a response that consists only of an answer.
 
     Raises:
-        ValueError: it is anything else, such as one that shows its working.
+        ValueError: the response contains anything else, such as the model's working.
     """
     return int(text.removeprefix("\\boxed{").removesuffix("}"))
 

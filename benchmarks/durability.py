@@ -1,20 +1,21 @@
-"""What it costs a run that nothing is lost, and that it can be watched: journal, status and signs of life.
+"""Measures the overhead of durability and monitoring in a run: journal, status and heartbeats.
 
     python benchmarks/durability.py [--pairs 6] [--seconds 10] [--sequences 64] [--rate 210] [--mean 256]
 
-One rollout side, as in benchmarks/scaling.py: an engine of a fixed token rate in a process of its own, and
-everything else as in a run. It works without a pause, by turns with and without
+The benchmark runs one rollout side, as in benchmarks/scaling.py: an engine of a fixed token rate in its own
+process, and everything else as in a run. The rollout side works without a pause. The turns alternate between
+a run without and a run with the following parts:
 
-- the journal: each group is written when it is admitted and when it has finished, and forced to the disk
-  with each batch;
-- the status that ``areal status`` shows, once a second, and the search for what stands still.
+- the journal, to which each group is written when it is admitted and when it has finished, and which is
+  forced to disk with each batch
+- the status that ``areal status`` shows, once a second, and the detection of stalls
 
-Without them, batches are recorded all the same, as replays need them. The table gives tokens/s of both, the
-CPU seconds of the run's process for a million tokens, and the ratios: the median over pairs of neighboring
-turns. A heartbeat, which each worker sends every second, is measured on its own.
+The run records batches in both cases, because replays need them. The table shows the tokens/s of both cases,
+the CPU seconds of the run's process per million tokens, and the ratios. Each ratio is the median over pairs
+of neighboring turns. A separate measurement covers the heartbeat, which each worker sends every second.
 
-Where the engine's rate is below what the event loop carries, tokens/s do not change at all, and the CPU
-seconds are the cost. With ``--rate 100000`` the loop is full, and each CPU second costs tokens.
+If the engine's rate is below the capacity of the event loop, tokens/s do not change at all, and the CPU
+seconds are the cost. With ``--rate 100000``, the loop is saturated, and each CPU second costs tokens.
 """
 
 from __future__ import annotations
@@ -56,17 +57,17 @@ from areal.workers.guard import beat
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What was measured in one turn."""
+    """The measurements of one turn."""
 
     tokens_per_s: float
     cpu_s_per_million: float
 
 
 class Run:
-    """A rollout side, a consumer that takes no time, and what can be turned on and off.
+    """A rollout side and a consumer that takes no time, with a journal and a status that can be turned off.
 
     Args:
-        records: of a run directory, into which batches and the journal are written.
+        records: the records of a run directory, to which batches and the journal are written.
     """
 
     def __init__(self, checked: Plan, runner: EpisodeRunner, records: Records, pace: Pace) -> None:
@@ -88,7 +89,7 @@ class Run:
         await asyncio.to_thread(self._records.directory.log_rollouts, step, lines)
 
     async def consume(self) -> None:
-        """Take batch after batch, as a learner would that takes no time, and record each."""
+        """Consume batch after batch, like a learner that takes no time, and record each batch."""
         while True:
             groups = await self.rollouts.next_batch(self._version)
             self._version += 1
@@ -97,7 +98,7 @@ class Run:
 
     @asynccontextmanager
     async def durable(self) -> AsyncIterator[None]:
-        """Within, the run has its journal and its status."""
+        """Turn on the journal and the status of the run within the context."""
         monitor = Monitor(self._config, self._records)
         parts = SimpleNamespace(checkpoints=self, rollouts=self.rollouts, version=self._version)
         monitor.watch_over(parts, None)  # type: ignore[arg-type]
@@ -113,7 +114,7 @@ class Run:
             await journal.close()
 
     async def turn(self, seconds: float) -> Turn:
-        """Measure for some time."""
+        """Measure for the given number of seconds."""
         self.tokens, began, used = 0, time.monotonic(), time.process_time()
         await asyncio.sleep(seconds)
         cpu = time.process_time() - used
@@ -121,7 +122,7 @@ class Run:
 
 
 async def measure(checked: Plan, records: Records, pace: Pace, pairs: int, seconds: float) -> list[Turn]:
-    """Measure by turns without and with; the list begins without."""
+    """Measure turns without and with the journal and the status, alternately and beginning without."""
     found = []
     async with rollouts(checked, pace, 1, 0) as runner:
         run = Run(checked, runner, records, pace)
@@ -141,7 +142,7 @@ async def measure(checked: Plan, records: Records, pace: Pace, pairs: int, secon
 
 
 def ms_of_beat(times: int = 200) -> float:
-    """Return the CPU milliseconds of a heartbeat."""
+    """Return the CPU time of a heartbeat in milliseconds."""
     used = time.process_time()
     for _ in range(times):
         beat(None)
@@ -150,11 +151,20 @@ def ms_of_beat(times: int = 200) -> float:
 
 def main() -> None:
     made = parser(__doc__, "durability")
-    made.add_argument("--pairs", type=int, default=6, help="of turns (%(default)s)")
-    made.add_argument("--seconds", type=float, default=10, help="of each turn (%(default)s)")
-    made.add_argument("--sequences", type=int, default=64, help="of the engine, at once (%(default)s)")
-    made.add_argument("--rate", type=float, default=210, help="tokens/s of each sequence (%(default)s)")
-    made.add_argument("--mean", type=int, default=256, help="tokens of a response (%(default)s)")
+    made.add_argument("--pairs", type=int, default=6, help="pairs of turns (default: %(default)s)")
+    made.add_argument("--seconds", type=float, default=10, help="seconds per turn (default: %(default)s)")
+    made.add_argument(
+        "--sequences",
+        type=int,
+        default=64,
+        help="sequences that the engine generates at once (default: %(default)s)",
+    )
+    made.add_argument(
+        "--rate", type=float, default=210, help="tokens/s of each sequence (default: %(default)s)"
+    )
+    made.add_argument(
+        "--mean", type=int, default=256, help="mean number of tokens of a response (default: %(default)s)"
+    )
     arguments: argparse.Namespace = made.parse_args()
     pace = Pace(arguments.sequences, arguments.rate, arguments.mean)
     with (
@@ -174,7 +184,7 @@ def main() -> None:
     cpu = [b.cpu_s_per_million / a.cpu_s_per_million for a, b in pairs]
     for name, ratios in (("tokens/s", speed), ("CPU", cpu)):
         print(f"{name:<9}with / without: {median(ratios):.4f} (from {min(ratios):.4f} to {max(ratios):.4f})")
-    print(f"a heartbeat: {ms_of_beat():.2f} ms of CPU")
+    print(f"A heartbeat takes {ms_of_beat():.2f} ms of CPU time.")
     results = {"pace": asdict(pace), "without": without, "with": with_all, "beat_ms": ms_of_beat()}
     name = f"durability_{arguments.rate:g}"
     save(arguments.output, name, {**results, "tokens_per_s_ratio": median(speed), "cpu_ratio": median(cpu)})

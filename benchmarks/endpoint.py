@@ -1,15 +1,16 @@
-"""What the endpoint costs: tokens/s through it over the engine's own.
+"""Measures the overhead of the endpoint: the tokens/s through it relative to those of the engine alone.
 
     python benchmarks/endpoint.py [--repeats 3] [--seconds 10] [--sequences 256] [--median 40]
     python benchmarks/endpoint.py --device cuda --size 0.5b
 
-As many calls are always in flight, of the same prompts (of math-v1) and lengths (log-normal), on one engine,
-in turn:
+The same number of calls is always in flight, with the same prompts (of math-v1) and lengths (log-normal), on
+one engine. The benchmark measures these configurations in turn:
 
-- engine: the engine alone: ids in, ids, log-probabilities and versions out;
-- recorder: messages in, messages out, recorded; no HTTP;
-- one way for each protocol: over HTTP, from a process of its own with one key for each call in flight
-  (benchmarks/endpoint_client.py: plain sockets, cheaper than any SDK; but it shares the machine).
+- engine: the engine alone. It receives token ids, and returns ids, log-probabilities and versions.
+- recorder: a recorder that receives and returns messages and records them, without HTTP.
+- one configuration for each protocol: calls over HTTP from a separate process, with one key for each call in
+  flight. That process (benchmarks/endpoint_client.py) uses plain sockets, which are cheaper than any SDK, but
+  it shares the machine.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def user(text: str) -> dict[str, str]:
 
 
 class Counted:
-    """An engine that has responses of drawn lengths and counts their tokens."""
+    """An engine that returns responses of drawn lengths and counts their tokens."""
 
     version = 0
 
@@ -101,7 +102,7 @@ async def of_recorder(
 async def of_endpoint(
     worker: RolloutWorker, work: Work, texts: list[str], seed: int, seconds: float, protocol: str
 ) -> float:
-    """Measure one protocol; the clients' start is no part of it."""
+    """Measure one protocol, excluding the startup of the clients."""
     path, body = PROTOCOLS[protocol]
     ticker = Ticker(seconds / 4)
     engine: Any = Counted(worker.engine, work, seed, ticker)
@@ -134,7 +135,7 @@ async def of_endpoint(
 
 
 async def measure(config: Any, work: Work, repeats: int, seconds: float) -> dict[str, list[float]]:
-    """Measure all ways in turn, ``repeats`` times round: tokens/s of each."""
+    """Measure all configurations in turn for ``repeats`` rounds and return the tokens/s of each."""
     checked = plan(config)
     worker = await start_rollout_worker(checked, None)
     env = make_env(config.env)
@@ -158,7 +159,7 @@ async def measure(config: Any, work: Work, repeats: int, seconds: float) -> dict
 
 
 def shares(runs: dict[str, list[float]]) -> dict[str, float]:
-    """Each way over the engine, the mean of the rounds."""
+    """Return the throughput of each configuration relative to the engine, as the mean over the rounds."""
     return {
         name: statistics.fmean(a / b for a, b in zip(rates, runs["engine"], strict=True))
         for name, rates in runs.items()
@@ -181,12 +182,23 @@ def draw(folder: Path, runs: dict[str, list[float]], calls: int) -> None:
 
 def main() -> None:
     made = parser(__doc__, "endpoint")
-    made.add_argument("--repeats", type=int, default=3, help="rounds")
-    made.add_argument("--seconds", type=float, default=10, help="of each measurement, a quarter is warm-up")
+    made.add_argument("--repeats", type=int, default=3, help="number of rounds (default: 3)")
+    made.add_argument(
+        "--seconds",
+        type=float,
+        default=10,
+        help="seconds per measurement, of which a quarter is warm-up (default: 10)",
+    )
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    made.add_argument("--size", choices=list(QWEN2), help="a shape with random weights (the starter model)")
-    made.add_argument("--sequences", type=int, default=256, help="calls in flight at once (256)")
-    made.add_argument("--median", type=int, default=40, help="tokens of a response (40)")
+    made.add_argument(
+        "--size",
+        choices=list(QWEN2),
+        help="shape of a model with random weights (default: the starter model)",
+    )
+    made.add_argument("--sequences", type=int, default=256, help="number of calls in flight (default: 256)")
+    made.add_argument(
+        "--median", type=int, default=40, help="median number of tokens of a response (default: 40)"
+    )
     arguments = made.parse_args()
     work = Work(arguments.sequences, arguments.median)
     with tempfile.TemporaryDirectory() as folder:
@@ -198,7 +210,7 @@ def main() -> None:
     draw(arguments.output, runs, work.sequences)
     save(arguments.output, "endpoint", results)
     for name, share in shares(runs).items():
-        print(f"{name:16} {share:.2f} of the engine")
+        print(f"{name:16} {share:.2f} of the engine's throughput")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Many programs at once, as cheap as can be: for benchmarks/endpoint.py, which measures the server's side.
+"""Simulates many concurrent programs at minimal cost, so that benchmarks/endpoint.py measures the server.
 
-Reads ``{"port": …, "path": …, "keys": [key, …], "bodies": [body, …]}`` from standard input, and calls for
-each key, one call after the other, until it is killed.
+The script reads ``{"port": …, "path": …, "keys": [key, …], "bodies": [body, …]}`` from standard input. For
+each key, it makes one call after the other until it is killed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a process for each environment costs, against threads of one process.
+"""Measures the cost of a separate process for each environment, compared with threads of one process.
 
-Plays episodes of ``math-v1`` with fixed responses and no engine: all of the time is that of the environments,
-so the ratio of rates is the worst case. Says also how long the first environment takes, and how much memory
-each process has.
+The benchmark plays episodes of ``math-v1`` with fixed responses and without an engine. The environments take
+all of the time, so the ratio of the rates is the worst case. The benchmark also prints how long the first
+environment takes and how much memory each process uses.
 
     python benchmarks/env_isolation.py --episodes 2000 --concurrent 8
 """
@@ -34,7 +34,7 @@ async def episode(pool: EnvironmentPool, number: int) -> None:
 
 
 async def measure(isolation: str, episodes: int, concurrent: int) -> dict[str, Any]:
-    """Return what environments cost on threads, or in processes."""
+    """Return the cost of environments on threads or in processes."""
     config = load_config(overrides=[f"rollout.env_isolation={isolation}", "env=math-v1"])
     pool = environments(config, env_launcher(config, make_env("math-v1")))
     started = time.perf_counter()
@@ -70,7 +70,7 @@ async def measure(isolation: str, episodes: int, concurrent: int) -> dict[str, A
 
 
 def main() -> None:
-    """Measure both and print them, as JSON lines."""
+    """Measure both kinds of isolation and print the results as JSON lines."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

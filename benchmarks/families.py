@@ -1,4 +1,4 @@
-"""Tiny models of many families, with random weights and the starter's tokenizer."""
+"""Creates tiny models of many families, with random weights and the starter model's tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from areal.models import resolve_model
 
 VOCABULARY = 530
-"""Rows of the embedding: more than the tokenizer has tokens, as in most models."""
+"""Number of rows of the embedding, which exceeds the size of the tokenizer, as in most models."""
 
 Settings = dict[str, Any]
 
@@ -134,12 +134,12 @@ FAMILIES: dict[str, Settings] = {
 
 
 def make(name: str, folder: Path, change: Callable[[Any], None] | None = None) -> Path:
-    """Write a family's model, always the same.
+    """Write the model of a family, with the same weights in every call.
 
     Args:
-        name: of the family.
-        folder: where to.
-        change: what else is done to the model before it is written.
+        name: the name of the family.
+        folder: the folder to write to.
+        change: called with the model before it is written.
     """
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("starter"))
     settings = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": tokenizer.eos_token_id}
@@ -155,7 +155,10 @@ def make(name: str, folder: Path, change: Callable[[Any], None] | None = None) -
 
 @torch.no_grad()
 def sent_to(model: Any, tokens: Sequence[int]) -> np.ndarray:
-    """Return the experts that transformers' own model sends tokens to, ``[T, layers, k]``; 0: it has none."""
+    """Return the experts that transformers' own model routes tokens to, with shape ``[T, layers, k]``.
+
+    The indices are 0 in a layer that has no experts.
+    """
     gates = [getattr(layer.mlp, "gate", getattr(layer.mlp, "router", None)) for layer in model.model.layers]
     found: dict[Any, torch.Tensor] = {}
 

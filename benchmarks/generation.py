@@ -1,17 +1,17 @@
-"""Tokens/s of generation alone, with log-probabilities: engines that share a GPU, and vLLM by itself.
+"""Measures the tokens/s of generation alone, with log-probabilities: shared-GPU engines and bare vLLM.
 
     python benchmarks/generation.py --size 0.5b --engines 1,2,4
     python benchmarks/generation.py --size tiny --device cpu --engines 1 --in-flight 32
 
-A model of a real shape with random weights; always as many requests in flight as ``--in-flight``, in groups
-of eight with one prompt; lengths of responses are geometric. For each number of engines that share the device
-and the requests:
+The model has a real shape and random weights. ``--in-flight`` requests are always in flight, in groups of
+eight with one prompt. The lengths of the responses are geometric. The benchmark measures two configurations
+for each number of engines that share the device and the requests:
 
-- areal: the run's process, which asks engines in processes of their own, as a run does;
-- bare: AsyncLLM alone in the same processes, started by the same settings, with log-probabilities, each with
-  its share of the requests.
+- areal: the run's process sends requests to engines in their own processes, as in a run.
+- bare: AsyncLLM runs alone in the same processes, with the same settings and log-probabilities. Each engine
+  has its share of the requests.
 
-*plain* is one engine with vLLM's own scheduler, which sends each token as it is sampled.
+*plain* is one engine with vLLM's own scheduler, which sends each token as soon as it is sampled.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from areal.workers.process import launch
 
 GROUP = 8
 PROMPT = 96
-"""Tokens."""
+"""Number of tokens of a prompt."""
 LONGEST = 10
-"""Times the mean: where a response ends at the latest."""
+"""Maximum length of a response, as a multiple of the mean length."""
 
 
 def work(arguments: argparse.Namespace, vocabulary: int) -> tuple[list[list[int]], list[int]]:
-    """Return prompts, each as often as a group has members, and lengths of responses."""
+    """Return the prompts, each repeated for all members of its group, and the lengths of the responses."""
     rng = random.Random(0)
     prompts = [[rng.randrange(5, vocabulary) for _ in range(PROMPT)] for _ in range(4000)]
     stays, longest = math.log1p(-1 / arguments.mean), LONGEST * arguments.mean
@@ -61,7 +61,7 @@ def work(arguments: argparse.Namespace, vocabulary: int) -> tuple[list[list[int]
 async def areal_rate(
     engines: list[WorkerEngine], prompts: list[list[int]], lengths: list[int], in_flight: int, seconds: float
 ) -> float:
-    """Return tokens/s of requests from this process, after a quarter of the time."""
+    """Return the tokens/s of requests from this process, after a warm-up of a quarter of the time."""
     together = Engines({engine.worker.name: engine for engine in engines})
     numbers, begin, count = itertools.count(), time.monotonic() + seconds / 4, 0
 
@@ -88,7 +88,7 @@ async def areal_rate(
 async def bare_rate(
     engines: list[WorkerEngine], prompts: list[list[int]], lengths: list[int], in_flight: int, seconds: float
 ) -> float:
-    """Return tokens/s of AsyncLLM in each engine's own process, together."""
+    """Return the total tokens/s of AsyncLLM in all engines' own processes."""
     share, step = in_flight // len(engines), len(prompts) // len(engines)
     calls = (
         engine.worker.call(
@@ -100,7 +100,7 @@ async def bare_rate(
 
 
 def settings(arguments: argparse.Namespace, model: str, sharing: int) -> EngineSettings:
-    """Return what an engine is built from that shares the device with others."""
+    """Return the settings of one of ``sharing`` engines on the device."""
     on_gpu, longest = arguments.device == "cuda", PROMPT + LONGEST * arguments.mean
     device = probe("cuda").devices[0] if on_gpu else None
     return EngineSettings(
@@ -146,12 +146,18 @@ async def measure(arguments: argparse.Namespace, model: str) -> dict[str, Any]:
 def main() -> None:
     made = parser(__doc__, "generation")
     made.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    made.add_argument("--size", choices=list(QWEN2), default="0.5b", help="of the model (%(default)s)")
-    made.add_argument("--engines", default="1,2,4", help="numbers of engines to try (%(default)s)")
-    made.add_argument("--in-flight", type=int, default=256, help="requests (%(default)s)")
-    made.add_argument("--mean", type=int, default=128, help="tokens of a response (%(default)s)")
-    made.add_argument("--seconds", type=float, default=16, help="of each measurement (%(default)s)")
-    made.add_argument("--without-plain", action="store_true", help="leave vLLM by itself out")
+    made.add_argument("--size", choices=list(QWEN2), default="0.5b", help="model size (default: %(default)s)")
+    made.add_argument("--engines", default="1,2,4", help="numbers of engines to try (default: %(default)s)")
+    made.add_argument(
+        "--in-flight", type=int, default=256, help="number of requests in flight (default: %(default)s)"
+    )
+    made.add_argument(
+        "--mean", type=int, default=128, help="mean number of tokens of a response (default: %(default)s)"
+    )
+    made.add_argument(
+        "--seconds", type=float, default=16, help="seconds per measurement (default: %(default)s)"
+    )
+    made.add_argument("--without-plain", action="store_true", help="omit the configuration plain")
     arguments = made.parse_args()
     arguments.engines = [int(count) for count in arguments.engines.split(",")]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""What benchmarks do in the process of an engine, beside its requests: ``await engine.worker.call(...)``."""
+"""Defines functions that benchmarks call in the process of an engine: ``await engine.worker.call(...)``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from areal.rollout.vllm_start import EngineSettings, arguments
 
 
 def set_interruption(engine: VLLMEngine, mode: Interruption) -> None:
-    """Change what the next loads do to requests in flight."""
+    """Set how the next weight loads treat requests in flight."""
     engine.interruption = mode
 
 
@@ -33,14 +33,14 @@ async def bare(
     seconds: float,
     with_logprobs: bool = False,
 ) -> float:
-    """Return tokens/s of vLLM alone, after a quarter of the time.
+    """Return the tokens/s of vLLM alone, after a warm-up of a quarter of the time.
 
     Args:
-        engine: whose vLLM it is.
-        prompts: token ids, one after another.
-        lengths: of completions, one after another.
-        at_once: requests in flight.
-        seconds: how long.
+        engine: the engine whose vLLM is measured.
+        prompts: token ids of the prompts, which are used in order.
+        lengths: numbers of tokens of the completions, which are used in order.
+        at_once: number of requests in flight.
+        seconds: duration in seconds, including the warm-up.
         with_logprobs: whether vLLM returns the log-probability of each token.
     """
     from vllm import SamplingParams

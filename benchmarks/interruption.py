@@ -1,14 +1,16 @@
-"""What new weights cost the generation that is in flight: recompute, keep and drain side by side.
+"""Measures the cost of new weights for generation in flight, with the modes recompute, keep and drain.
 
     python benchmarks/interruption.py [--repeats 3] [--seconds 9] [--cadence 3] [--concurrency 32]
     python benchmarks/interruption.py --device cuda --size 0.5b --concurrency 256 --median 200
 
-Requests of long-tail lengths (log-normal, cut off at seven and a half times the median) are always in flight,
-and the learner publishes new weights at a fixed cadence; one that comes while the engine still drains for the
-one before is passed over. All three modes run on one engine, in turn, on the same lengths.
+Requests with long-tail lengths (log-normal, capped at seven and a half times the median) are always in
+flight. The learner publishes new weights at a fixed cadence. The benchmark skips new weights that arrive
+while the engine still drains for the previous ones. All three modes run on one engine, in turn, with the same
+lengths. The benchmark reports:
 
-- throughput: tokens that were sampled between two changes of weights, over the time between them;
-- weight age of a token: weights published until its sequence was finished, less those that sampled it.
+- throughput: the tokens sampled between two changes of weights, divided by the time between these changes.
+- weight age of a token: the version published when its sequence was finished, minus the version that sampled
+  the token.
 """
 
 from __future__ import annotations
@@ -44,12 +46,12 @@ COLORS = {"recompute": BLUE, "keep": GREEN, "drain": ORANGE}
 
 
 def longest(median: int) -> int:
-    """Return the tokens of the longest response."""
+    """Return the number of tokens of the longest response."""
     return 15 * median // 2
 
 
 def lengths(seed: int, median: int) -> Iterator[int]:
-    """Draw response lengths in tokens: log-normal, a few of them many times the median."""
+    """Yield log-normal response lengths in tokens, a few of which are many times the median."""
     rng = random.Random(seed)
     while True:
         yield min(longest(median), max(4, round(median * rng.lognormvariate(0, SPREAD))))
@@ -57,7 +59,7 @@ def lengths(seed: int, median: int) -> Iterator[int]:
 
 @dataclass(slots=True)
 class Measured:
-    """One run of one mode; ``ages[a]`` is the share of tokens of weight age a."""
+    """The measurements of one run of one mode, where ``ages[a]`` is the share of tokens of weight age a."""
 
     tokens_per_s: float
     age_mean: float
@@ -68,7 +70,7 @@ class Measured:
 
 
 class Workload:
-    """Requests that follow one another, and weights that change under them."""
+    """A sequence of requests, during which the weights change."""
 
     def __init__(self, engine: Any, seed: int, median: int) -> None:
         self._engine = engine
@@ -80,7 +82,7 @@ class Workload:
         self.loads: list[tuple[int, float, float]] = []
 
     async def generate(self) -> None:
-        """Send one request after another until stopped; those in flight are finished."""
+        """Send one request after another until stopped, and finish the one in flight."""
         while not self._stopped:
             number = next(self._prompts)
             prompt = [3, *((20 + number * k) % 90 + 5 for k in range(1, 30)), 4]
@@ -88,7 +90,7 @@ class Workload:
             self.finished.append((completion, self.published))
 
     async def publish(self, cadence: float, seconds: float) -> None:
-        """Publish new weights every ``cadence`` seconds; stop at the first change after ``seconds``."""
+        """Publish new weights every ``cadence`` seconds, and stop at the first change after ``seconds``."""
         started = time.monotonic()
         loading: asyncio.Task[None] | None = None
         for tick in itertools.count(1):
@@ -110,7 +112,7 @@ class Workload:
         self.loads.append((version, now, now - began))
 
     def measured(self) -> Measured:
-        """Read the figures off the versions of the tokens: nothing at the edges is guessed."""
+        """Compute the measurements from the versions of the tokens, without estimates at the edges."""
         (first, begin, _), (last, end, _) = self.loads[0], self.loads[-1]
         versions = [np.array(c.versions) for c, _ in self.finished]
         inside = [(v >= first) & (v < last) for v in versions]
@@ -170,7 +172,7 @@ async def measure_all(arguments: argparse.Namespace, path: str) -> dict[str, lis
 
 
 def summary(runs: dict[str, list[Measured]]) -> dict[str, Any]:
-    """Means of each mode, and its throughput over that of drain in the same round."""
+    """Return the means of each mode, and its throughput relative to that of drain in the same round."""
     drain = [run.tokens_per_s for run in runs["drain"]]
     found = {}
     for mode, rounds in runs.items():
@@ -190,7 +192,7 @@ def summary(runs: dict[str, list[Measured]]) -> dict[str, Any]:
 
 
 def mean_shares(rows: list[list[float]]) -> list[float]:
-    """Mean of distributions of unequal length."""
+    """Return the mean of distributions of unequal length."""
     return [statistics.fmean(column) for column in itertools.zip_longest(*rows, fillvalue=0.0)]
 
 
@@ -221,13 +223,21 @@ def draw(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
 
 def main() -> None:
     made = parser(__doc__, "interruption")
-    made.add_argument("--repeats", type=int, default=3, help="rounds of the three modes")
-    made.add_argument("--seconds", type=float, default=9, help="of one measurement, at least")
-    made.add_argument("--cadence", type=float, default=3, help="seconds between two new weights")
-    made.add_argument("--concurrency", type=int, default=32, help="sequences in flight")
+    made.add_argument("--repeats", type=int, default=3, help="rounds of the three modes (default: 3)")
+    made.add_argument(
+        "--seconds", type=float, default=9, help="minimum seconds of one measurement (default: 9)"
+    )
+    made.add_argument("--cadence", type=float, default=3, help="seconds between new weights (default: 3)")
+    made.add_argument("--concurrency", type=int, default=32, help="sequences in flight (default: 32)")
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    made.add_argument("--size", choices=list(QWEN2), help="a shape with random weights (the starter model)")
-    made.add_argument("--median", type=int, default=80, help="tokens of a response (80)")
+    made.add_argument(
+        "--size",
+        choices=list(QWEN2),
+        help="shape of a model with random weights (default: the starter model)",
+    )
+    made.add_argument(
+        "--median", type=int, default=80, help="median number of tokens of a response (default: 80)"
+    )
     arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = qwen2(Path(folder), arguments.size) if arguments.size else STARTER

@@ -1,21 +1,22 @@
-"""The learner on a GPU: share of the GPU's peak (MFU), and what each choice is worth.
+"""Measures the learner's model FLOPs utilization (MFU) on a GPU, and the effect of each choice.
 
     python benchmarks/learner.py --device cuda --sizes 0.5b,1.5b
 
-Whole updates (packing, forward, backward, optimizer) of a model of a Qwen2.5 shape with random weights, on
-trajectories whose lengths have a long tail (log-normal, median 500, up to 8,000 tokens), no two of them with
-the same prompt. Ways:
+The benchmark times whole updates (packing, forward, backward, optimizer) of a model of a Qwen2.5 shape with
+random weights. The lengths of the trajectories have a long tail (log-normal, median 500, up to 8,000 tokens),
+and no two trajectories have the same prompt. The configurations are:
 
-- *algorithm 1*: as the learner does it; *best fit*: the fullest micro-batches that can be made;
-- *fixed count, padded*: in the order in which they came, each padded to the longest of its micro-batch, as
-  many micro-batches as keep each within the same budget;
+- *algorithm 1*: the learner's own method.
+- *best fit*: the fullest possible micro-batches.
+- *fixed count, padded*: trajectories in the original order, each padded to the longest of its micro-batch.
+  There are as many micro-batches as are needed to keep each within the same budget.
 - *eager*, *flash-attn*, *FlashAttention 4*, *PyTorch's attention*, *activation checkpointing*: algorithm 1
-  with one choice turned (its attention is flash-attn's if that is installed).
+  with one choice changed. Algorithm 1 uses the attention of flash-attn if it is installed.
 
-``--lora RANK`` trains an adapter: a 7B model then fits one GPU.
+``--lora RANK`` trains an adapter, so that a 7B model fits on one GPU.
 
-MFU counts the operations that the update needs (areal.learner.flops): neither padding nor what is computed a
-second time. Tokens/s are real tokens.
+MFU is a share of the GPU's peak performance. It counts the operations that the update needs
+(areal.learner.flops), but neither padding nor recomputation. The tokens/s count only real tokens.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ COLORS = {
     "activation checkpointing": PURPLE,
 }
 TURNED = {"eager": {"compile": False}, "activation checkpointing": {"activation_checkpointing": True}}
-"""What turns one choice of algorithm 1."""
+"""Settings that change one choice of algorithm 1."""
 GROUP = 8
 
 
@@ -87,7 +88,7 @@ def batch(members: list[Trajectory]) -> Batch:
 
 
 def fixed_count(lengths: list[int], budget: int) -> list[list[int]]:
-    """The fewest equal parts, in order, none of which is more than the budget when padded."""
+    """Split sequences, in order, into the fewest equal parts that each fit into the budget when padded."""
     for count in range(1, len(lengths) + 1):
         parts = [part.tolist() for part in np.array_split(np.arange(len(lengths)), count)]
         if max(len(part) * max(lengths[i] for i in part) for part in parts) <= budget:
@@ -96,7 +97,7 @@ def fixed_count(lengths: list[int], budget: int) -> list[list[int]]:
 
 
 def padded(members: list[Trajectory], budget: int) -> list[Trajectory]:
-    """Trajectories as long as the longest of their micro-batch, with tokens that do not count."""
+    """Pad trajectories to the longest one in their micro-batch, with tokens that do not count."""
     made: list[Trajectory] = []
     for part in fixed_count([len(t) for t in members], budget):
         longest = max(len(members[i]) for i in part)
@@ -128,7 +129,7 @@ def same_cut(parts: list[list[int]]) -> Callable[[list[int], int], list[list[int
 
 
 class Bench:
-    """Updates of one model, the same work in each way."""
+    """Measures updates of one model, with the same work in each configuration."""
 
     def __init__(
         self, path: str, device: str, budget: int, micro_batches: int, repeats: int, longest: int
@@ -142,7 +143,7 @@ class Bench:
         self._batches = [trajectories(rng, count, vocabulary, longest) for _ in range(repeats + 1)]
 
     def measure(self, way: str, **settings: Any) -> dict[str, Any]:
-        """Median over updates, after all is compiled, and a first one in which everything is allocated."""
+        """Return medians over updates, after compilation and a first update that allocates all memory."""
         learner = Learner(
             self._path,
             LearnerConfig(minibatches=1, learning_rate=1e-6, micro_batch_tokens=self._budget, **settings),
@@ -195,7 +196,7 @@ class Bench:
         return found
 
     def profile(self, file: Path, **settings: Any) -> None:
-        """Write where the time of one update goes, kernel by kernel, and its trace beside it."""
+        """Write the time of one update by kernel to ``file``, and its trace to the same folder."""
         from torch.profiler import ProfilerActivity, profile
 
         settings = LearnerConfig(
@@ -237,15 +238,29 @@ def draw(folder: Path, sizes: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     options = parser(__doc__, "learner")
-    options.add_argument("--device", default="cuda", help="cpu or cuda (cuda)")
-    options.add_argument("--sizes", default="0.5b,1.5b", help="shapes (0.5b,1.5b)")
-    options.add_argument("--budget", type=int, default=16384, help="tokens of one micro-batch (16384)")
-    options.add_argument("--micro-batches", type=int, default=6, help="of one update, about (6)")
-    options.add_argument("--longest", type=int, default=8192, help="tokens of a trajectory (8192)")
-    options.add_argument("--repeats", type=int, default=3, help="updates of each way (3)")
-    options.add_argument("--ways", nargs="+", choices=COLORS, default=list(COLORS), help="which of them")
-    options.add_argument("--lora", type=int, default=0, help="rank of an adapter (0: all weights)")
-    options.add_argument("--profile", action="store_true", help="also write the kernels of one update")
+    options.add_argument("--device", default="cuda", help="cpu or cuda (default: cuda)")
+    options.add_argument("--sizes", default="0.5b,1.5b", help="model shapes (default: 0.5b,1.5b)")
+    options.add_argument(
+        "--budget", type=int, default=16384, help="maximum tokens of one micro-batch (default: 16384)"
+    )
+    options.add_argument(
+        "--micro-batches", type=int, default=6, help="approximate micro-batches of one update (default: 6)"
+    )
+    options.add_argument(
+        "--longest", type=int, default=8192, help="maximum tokens of a trajectory (default: 8192)"
+    )
+    options.add_argument(
+        "--repeats", type=int, default=3, help="number of updates of each configuration (default: 3)"
+    )
+    options.add_argument(
+        "--ways",
+        nargs="+",
+        choices=COLORS,
+        default=list(COLORS),
+        help="configurations to measure (default: all)",
+    )
+    options.add_argument("--lora", type=int, default=0, help="rank of an adapter (default: 0, all weights)")
+    options.add_argument("--profile", action="store_true", help="also write a kernel profile of one update")
     given = options.parse_args()
     results: dict[str, dict[str, Any]] = {}
     for size in given.sizes.split(","):

@@ -1,10 +1,11 @@
-"""What a learner loses to the run that it belongs to: on a thread of the run's process, and in its own.
+"""Measures how much a run slows down its learner, in a thread of the run's process and in its own process.
 
     python benchmarks/learner_process.py [--repeats 5]
 
-The run's event loop is kept busy for a part of the time with small Python work, as the handling of an
-engine's output is. Beside it the learner updates the model that ships with areal, again and again on the same
-batch. No engine runs, and each side has a core: all that the learner can lose is the wait for Python's lock.
+Small Python tasks keep the run's event loop busy for a share of the time, as the handling of an engine's
+output does. Meanwhile, the learner repeatedly updates the model that ships with areal on the same batch. No
+engine runs, and each side has one core. The learner can therefore lose time only to Python's global
+interpreter lock (GIL).
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from areal.trajectory import Batch, Episode, Group, Trajectory
 from areal.workers.process import launch
 
 BUSY = (0.0, 0.3, 0.6, 0.9)
-"""Shares of the time in which the event loop is busy."""
+"""Shares of the time for which the event loop is busy."""
 CYCLE = 0.02
-"""Seconds between two of its bursts, as between two steps of an engine."""
+"""Seconds between two bursts of work, as between two steps of an engine."""
 
 Update = Callable[[Batch], Awaitable[dict[str, float]]]
 
 
 def dummy_batch(groups: int = 16, members: int = 8, prompt: int = 40) -> Batch:
-    """A batch of random tokens, responses of 8 to 87."""
+    """Return a batch of random tokens, with responses of 8 to 87 tokens."""
     rng = np.random.default_rng(0)
 
     def episode() -> Episode:
@@ -57,7 +58,7 @@ def dummy_batch(groups: int = 16, members: int = 8, prompt: int = 40) -> Batch:
 
 
 async def work(share: float) -> None:
-    """Be busy for a share of each cycle."""
+    """Keep the event loop busy for a share of each cycle."""
     while True:
         end = time.monotonic() + share * CYCLE
         while time.monotonic() < end:
@@ -66,7 +67,7 @@ async def work(share: float) -> None:
 
 
 async def seconds(update: Update, batch: Batch, share: float) -> float:
-    """Seconds of an update beside a loop that is busy."""
+    """Return the seconds of an update while the event loop is busy for a share of the time."""
     working = asyncio.create_task(work(share)) if share else None
     found = [(await update(batch))["time/train"] for _ in range(3)]
     if working is not None:
@@ -76,7 +77,7 @@ async def seconds(update: Update, batch: Batch, share: float) -> float:
 
 
 async def measure(config: Config, repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
-    """Seconds of an update, each way, for each share, in turn."""
+    """Measure the seconds of an update for each configuration and each share, in turn."""
     model, loop, batch = resolve_model(STARTER), asyncio.get_running_loop(), dummy_batch()
     learner, thread = make_learner(config, model, "cpu", 1), ThreadPoolExecutor(1)
     processes = await start_learner(LearnerSetup(config, model, "cpu", (1,), folder), [launch])
@@ -99,7 +100,7 @@ async def measure(config: Config, repeats: int, folder: Path) -> dict[str, dict[
 
 
 def slowdown(runs: dict[str, list[float]]) -> dict[str, float]:
-    """Seconds over those beside an idle loop, round by round; the median."""
+    """Return the median over the rounds of the duration relative to that beside an idle event loop."""
     idle = runs[str(BUSY[0])]
     return {
         share: statistics.median(a / b for a, b in zip(times, idle, strict=True))
@@ -123,7 +124,7 @@ def draw(arguments: argparse.Namespace, found: dict[str, dict[str, float]]) -> N
 
 def main() -> None:
     made = parser(__doc__, "learner_process")
-    made.add_argument("--repeats", type=int, default=5, help="rounds (5)")
+    made.add_argument("--repeats", type=int, default=5, help="number of rounds (default: 5)")
     arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs = asyncio.run(measure(parse_config({}), arguments.repeats, Path(folder)))

@@ -1,4 +1,4 @@
-"""An engine for worker processes that only loads weights: a run's receiver, without a model."""
+"""Defines an engine for worker processes that only loads weights: it has a run's receiver, but no model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECEIVERS: dict[str, Any] = {"shared memory": SharedMemoryReceiver, "broadcast":
 
 
 class LoadingEngine(VLLMEngine):
-    """An engine that does nothing but load weights."""
+    """An engine that only loads weights."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
@@ -28,7 +28,7 @@ class LoadingEngine(VLLMEngine):
         self._own: list[torch.Tensor] = []
 
     async def connect(self, init_infos: list[dict[str, Any]]) -> None:
-        """Open the receiver, in place of the one before."""
+        """Open a receiver, which replaces the previous one."""
         if self._receiver is not None:
             self._receiver.close()
         [info] = init_infos
@@ -37,7 +37,7 @@ class LoadingEngine(VLLMEngine):
         self._own = [torch.zeros_like(tensor) for _, tensor in self._receiver.tensors]
 
     async def load(self, version: int, digest: str = "") -> dict[str, float]:
-        """Receive and copy, which takes all of the time that is measured."""
+        """Receive and copy the weights, which takes all of the measured time."""
         begun = time.monotonic()
         await asyncio.to_thread(self._load)
         seconds = time.monotonic() - begun
@@ -50,18 +50,18 @@ class LoadingEngine(VLLMEngine):
             own.copy_(tensor)
 
     def first(self) -> float:
-        """Return the first number of its last tensor."""
+        """Return the first number of the last tensor."""
         return float(self._own[-1].flatten()[0])
 
     def progress(self) -> Any:
-        """Nothing is watched."""
+        """Return None, because nothing is monitored."""
         return None
 
     async def sampled(self, known: Mapping[str, tuple[str, int]]) -> list[tuple[str, str, Partial]]:
-        """Nothing is known before the end."""
+        """Return an empty list, because nothing is known before the end."""
         return []
 
     async def close(self) -> None:
-        """Leave the group."""
+        """Close the receiver, which leaves the group."""
         if self._receiver is not None:
             self._receiver.close()

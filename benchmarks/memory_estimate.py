@@ -1,13 +1,18 @@
-"""What `areal train --dry-run` says of the learner's memory, against what the learner takes.
+"""Compares the learner's memory estimate of `areal train --dry-run` with the memory that the learner takes.
 
     python benchmarks/memory_estimate.py --sizes 0.5b,1.5b,3b,7b --lora 0,32
 
-Models of Qwen2.5 shapes with random weights. Each learner is a process of its own. It compiles, and makes two
-updates whose micro-batches are full. *needed* is the most that PyTorch gave out at once, with CUDA's share;
-*taken* is what the GPU has less of: PyTorch keeps more than it needs, as long as nobody else asks for it. The
-engine's snapshot of the weights is in neither figure: nobody connects. *bounded* is how many times as long an
-update takes if PyTorch may take no more than the estimate. A shape of which the estimate is more than nine
-tenths of the GPU is left out, as a run would refuse it.
+The models have Qwen2.5's shapes and random weights. Each learner runs in its own process. It compiles the
+model, and makes two updates with full micro-batches. For each learner, the benchmark prints:
+
+- *needed*: the peak memory that PyTorch allocated, plus the memory that CUDA itself takes;
+- *taken*: the GPU memory that the learner occupies. PyTorch keeps more memory than it needs as long as
+  nothing else requests it;
+- *bounded*: the relative duration of an update if PyTorch may take no more memory than the estimate.
+
+Neither figure of memory includes the engine's snapshot of the weights, because no engine connects. If the
+estimate of a shape exceeds nine tenths of the GPU, the benchmark skips the shape, because a run would refuse
+it.
 """
 
 from __future__ import annotations
@@ -32,11 +37,11 @@ from areal.learner.learner import Learner
 from areal.placement.memory import GIB, Shape, Workload, learner_bytes
 
 FULL = 0.9
-"""Of a GPU: what a run's plan fills at most."""
+"""The maximum share of a GPU that the plan of a run fills."""
 
 
 def estimate(path: str, settings: LearnerConfig, longest: int) -> int:
-    """Return the plan's estimate in bytes, without the snapshot."""
+    """Return the estimate of the plan in bytes, without the snapshot."""
     work = Workload(
         sequences=0,
         longest=longest,
@@ -51,13 +56,13 @@ def estimate(path: str, settings: LearnerConfig, longest: int) -> int:
 
 
 def taken(path: str, settings: LearnerConfig, longest: int, bound: float | None = None) -> dict[str, float]:
-    """Return what a learner takes of the GPU, in bytes, and the seconds of its last update.
+    """Return the GPU memory that a learner takes, in bytes, and the seconds of its last update.
 
     Args:
-        path: of the model.
-        settings: of the learner.
-        longest: tokens of a trajectory at most.
-        bound: share of the GPU that PyTorch may take; None: all of it.
+        path: the folder of the model.
+        settings: the settings of the learner.
+        longest: the maximum number of tokens of a trajectory.
+        bound: the share of the GPU that PyTorch may take; None: all of it.
     """
     if bound is not None:
         torch.cuda.set_per_process_memory_fraction(bound)
@@ -79,13 +84,13 @@ def taken(path: str, settings: LearnerConfig, longest: int, bound: float | None 
 
 
 def alone(*arguments: Any) -> dict[str, float]:
-    """Return what :func:`taken` finds in a process of its own."""
+    """Return the result of :func:`taken`, which runs in its own process."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(taken, *arguments).result()
 
 
 def used() -> int:
-    """Return the bytes of the first GPU that anybody uses, as its driver says, which asks for no context."""
+    """Return the used bytes of the first GPU, as reported by its driver, which needs no CUDA context."""
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     command = ["nvidia-smi", f"--id={gpu}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) * 2**20
@@ -93,10 +98,20 @@ def used() -> int:
 
 def main() -> None:
     made = parser(__doc__, "memory_estimate")
-    made.add_argument("--sizes", default="0.5b,1.5b,3b,7b", help=f"of {', '.join(QWEN2)} (%(default)s)")
-    made.add_argument("--lora", default="0,32", help="ranks of the adapter; 0: all weights (%(default)s)")
-    made.add_argument("--budgets", default="16384,32768", help="tokens of a micro-batch (%(default)s)")
-    made.add_argument("--longest", type=int, default=8192, help="tokens of a trajectory (%(default)s)")
+    made.add_argument(
+        "--sizes",
+        default="0.5b,1.5b,3b,7b",
+        help=f"sizes of the models, from {', '.join(QWEN2)} (default: %(default)s)",
+    )
+    made.add_argument(
+        "--lora", default="0,32", help="ranks of the adapter; 0: all weights (default: %(default)s)"
+    )
+    made.add_argument(
+        "--budgets", default="16384,32768", help="tokens per micro-batch (default: %(default)s)"
+    )
+    made.add_argument(
+        "--longest", type=int, default=8192, help="tokens per trajectory (default: %(default)s)"
+    )
     arguments = made.parse_args()
     rows: list[dict[str, Any]] = []
     device = torch.cuda.get_device_properties(0).total_memory
@@ -111,7 +126,7 @@ def main() -> None:
                         f"{size}, {f'adapter of rank {rank}' if rank else 'all weights'}, {budget:,} tokens"
                     )
                     if said > FULL * device:
-                        print(f"{name}: estimate {said / GIB:.1f} GiB: left out", flush=True)
+                        print(f"{name}: estimate {said / GIB:.1f} GiB, skipped", flush=True)
                         continue
                     found = alone(path, settings, arguments.longest)
                     try:
@@ -122,7 +137,7 @@ def main() -> None:
                     ratio = said / found["needed"]
                     parts = ", ".join(f"{key} {found[key] / GIB:.1f}" for key in ("needed", "taken"))
                     print(
-                        f"{name}: estimate {said / GIB:.1f} GiB, {parts}; {ratio:.2f} times; "
+                        f"{name}: estimate {said / GIB:.1f} GiB, {parts}; estimate / needed {ratio:.2f}; "
                         f"bounded {slower}",
                         flush=True,
                     )

@@ -1,21 +1,22 @@
-"""Algorithm 1 against a fixed count of micro-batches, packed and padded, on lengths with a long tail.
+"""Compares Algorithm 1 with a fixed count of micro-batches, packed and padded, on long-tailed lengths.
 
     python benchmarks/microbatch.py [--sequences 48] [--budget 2048] [--repeats 3]
 
-One forward and backward pass of the learner's loss over the same sequences, cut in four ways, none of which
-ever holds more than the budget at once, since that is what the memory is for:
+The benchmark runs one forward and backward pass of the learner's loss over the same sequences. It splits them
+into micro-batches in four ways. No way ever holds more tokens than the budget at once, because the purpose of
+micro-batches is to limit the memory:
 
-- algorithm 1: as the learner does it (arXiv 2505.24298), each micro-batch one packed row;
-- best fit: the fullest micro-batches that longest-first makes, each one packed row;
-- fixed count: the sequences in the order in which they came, as many in each micro-batch, one packed row; the
-  count is the smallest that fits;
-- padded: the same with a row for each sequence, padded to the longest, through transformers' own attention;
-  here the padding is in the memory too, so the count is larger.
+- algorithm 1: the allocation that the learner uses (arXiv 2505.24298), with one packed row per micro-batch;
+- best fit: the fullest micro-batches that a longest-first allocation makes, with one packed row each;
+- fixed count: the sequences in their original order, the same number in each micro-batch, with one packed
+  row. The count is the smallest one that fits;
+- padded: the same, but with one row per sequence, padded to the longest one, and with transformers' own
+  attention. Here the padding also takes memory, so the count is larger.
 
-Padding is what is computed for nothing: in the padded way everywhere, in a packed row in the attention only,
-which pads runs of neighbors of like lengths (on a GPU it can do without).
-No two sequences share a prompt, so that nothing is gained but by the cut. The lengths are log-normal with
-median 80 and are drawn anew for each repeat; the ways take turns.
+Padding is wasted computation. The padded way computes it everywhere. A packed row computes it only in the
+attention, which pads runs of neighbors with similar lengths. (On a GPU, the attention can do without
+padding.) No two sequences share a prompt, so the only gain is that of the split. The lengths are log-normal
+with a median of 80, and each repeat draws new ones. The ways take turns.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ Cut = list[list[Trajectory]]
 
 
 def sequences(rng: np.random.Generator, count: int, spread: float) -> list[Trajectory]:
-    """Sequences of random tokens; ``spread`` is the standard deviation of the logarithm of a length."""
+    """Return sequences of random tokens; ``spread`` is the standard deviation of a length's logarithm."""
     lengths = np.clip(np.exp(rng.normal(np.log(80), spread, count)).astype(int), PROMPT + 1, LONGEST)
     return [
         Trajectory(
@@ -62,7 +63,7 @@ def sequences(rng: np.random.Generator, count: int, spread: float) -> list[Traje
 
 
 def fixed_count(members: list[Trajectory], budget: int, size: Callable[[list[Trajectory]], int]) -> Cut:
-    """The fewest equal parts, in order, none of them larger than the budget."""
+    """Split sequences, in order, into the fewest equal parts of which none is larger than the budget."""
     for count in range(1, len(members) + 1):
         parts = [[members[i] for i in part] for part in np.array_split(np.arange(len(members)), count)]
         if max(map(size, parts)) <= budget:
@@ -79,7 +80,7 @@ def rectangle(members: list[Trajectory]) -> int:
 
 
 def attended(members: list[Trajectory]) -> int:
-    """Tokens that attention computes in a packed row, padding included: it goes in runs of like lengths."""
+    """Return the tokens that attention computes in a packed row, including the padding within its runs."""
     return sum((last - first) * longest for first, last, longest in runs([len(t) for t in members]))
 
 
@@ -94,7 +95,7 @@ def cuts(members: list[Trajectory], budget: int) -> dict[str, Cut]:
 
 
 class Passes:
-    """Forward and backward over a cut, packed or padded."""
+    """Run the forward and backward passes over a cut, packed or padded."""
 
     def __init__(self, device: torch.device) -> None:
         from transformers import AutoModelForCausalLM
@@ -190,12 +191,14 @@ def draw(folder: Path, results: dict[str, Any]) -> None:
 
 def main() -> None:
     options = parser(__doc__, "microbatch")
-    options.add_argument("--sequences", type=int, default=48, help="sequences of one pass (48)")
-    options.add_argument("--budget", type=int, default=2048, help="tokens of one micro-batch (2048)")
-    options.add_argument("--repeats", type=int, default=3, help="passes of each way (3)")
-    options.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    options.add_argument("--sequences", type=int, default=48, help="sequences per pass (default: 48)")
+    options.add_argument("--budget", type=int, default=2048, help="tokens per micro-batch (default: 2048)")
+    options.add_argument("--repeats", type=int, default=3, help="passes of each way (default: 3)")
+    options.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     half = max(1, len(os.sched_getaffinity(0)) // 2)
-    options.add_argument("--threads", type=int, default=half, help=f"CPU threads, as in a run ({half})")
+    options.add_argument(
+        "--threads", type=int, default=half, help=f"CPU threads, as in a run (default: {half})"
+    )
     given = options.parse_args()
     torch.set_num_threads(given.threads)
     passes = Passes(torch.device(given.device))
@@ -206,8 +209,8 @@ def main() -> None:
         for way, row in table.items():
             print(
                 f"σ={spread}  {way:12} {row['tokens_per_s']:8,.0f} tokens/s  "
-                f"{row['over_fixed_count']:.2f} of fixed count  {row['micro_batches']:5.1f} micro-batches  "
-                f"padding {row['padding']:.0%}",
+                f"{row['over_fixed_count']:.2f} times fixed count  "
+                f"{row['micro_batches']:5.1f} micro-batches  padding {row['padding']:.0%}",
                 flush=True,
             )
     settings = {key: getattr(given, key) for key in ("sequences", "budget", "repeats", "device", "threads")}

@@ -1,4 +1,4 @@
-"""Models of real shapes with random weights, for measurements of speed: nothing is downloaded or learned."""
+"""Provides models of real shapes with random weights, which measure speed without downloads or training."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ QWEN2: dict[str, dict[str, Any]] = {
         "vocab_size": 512,
     },
 }
-"""Settings of Qwen2.5's configurations, and of one for a try on a CPU."""
+"""The settings of Qwen2.5's configurations, and of a tiny one for a trial on a CPU."""
 for sizes in QWEN2.values():
     for key, value in {"num_key_value_heads": 2, "tie_word_embeddings": True, "vocab_size": 151936}.items():
         sizes.setdefault(key, value)
 
 
 def qwen2(folder: Path, size: str, positions: int = 32768) -> str:
-    """Write a model of a Qwen2.5 shape with random bfloat16 weights and some tokenizer; return its path."""
+    """Write a model of a Qwen2.5 shape with random bfloat16 weights and a tokenizer, and return its path."""
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 

@@ -1,4 +1,4 @@
-"""Programs with one small mistake."""
+"""Creates programs with one small mistake."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SWAPS: dict[type, type] = {
 
 
 def mutate(source: str, rng: random.Random) -> str | None:
-    """Change one integer constant or one operator; None: there is none to change."""
+    """Return the source with one integer constant or operator changed, or None if it has none."""
     tree = ast.parse(source)
     places = []
     for node in ast.walk(tree):

@@ -1,4 +1,4 @@
-"""An engine of a fixed token rate for worker processes: what vLLM's is to a run, without a model."""
+"""Defines an engine of a fixed token rate that replaces vLLM's in worker processes and has no model."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from areal.rollout.engine import Completion, Partial, Sampling
 from areal.rollout.vllm_engine import VLLMEngine
 
 _TOKENS = range(20, 370)
-"""Of the starter model: words and digits."""
+"""Tokens of the starter model: words and digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What an engine does.
+    """The capacity and the responses of an engine.
 
     Attributes:
-        sequences: at once; more wait for their turn.
-        tokens_per_s: of each sequence.
-        mean: tokens of a response; lengths are exponential, of 1 token at least.
+        sequences: the maximum number of concurrent sequences; further sequences wait.
+        tokens_per_s: the rate of each sequence.
+        mean: the mean number of tokens of a response; lengths are exponential, with at least 1 token.
     """
 
     sequences: int
@@ -32,7 +32,7 @@ class Pace:
 
 
 class PacedEngine(VLLMEngine):
-    """Responds to each of so many sequences at once with so many tokens per second."""
+    """An engine that generates a fixed number of tokens per second for each concurrent sequence."""
 
     def __init__(self, pace: Pace, seed: int) -> None:
         self._pace = pace
@@ -43,7 +43,7 @@ class PacedEngine(VLLMEngine):
     async def generate(
         self, ids: list[int], sampling: Sampling, name: str = "", images: object = ()
     ) -> Completion:
-        """Respond after the time that the tokens take."""
+        """Return a response after the time that its tokens take."""
         length = max(1, round(self._rng.expovariate(1 / self._pace.mean)))
         async with self._room:
             await asyncio.sleep(length / self._pace.tokens_per_s)
@@ -51,17 +51,17 @@ class PacedEngine(VLLMEngine):
         return Completion(self._pool[begin : begin + length], [-1.5] * length, [0] * length, "eos")
 
     async def sampled(self, known: Mapping[str, tuple[str, int]]) -> list[tuple[str, str, Partial]]:
-        """Nothing is known before the end."""
+        """Return no partial responses, because none is known before the end."""
         return []
 
     def progress(self) -> Any:
-        """Nothing is watched."""
+        """Return None, because the engine reports no progress."""
         return None
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, because nothing is open."""
 
 
 async def loop_seconds(_: Any) -> tuple[float, float]:
-    """Return the seconds that this event loop's thread, and this process, have computed."""
+    """Return the CPU seconds of the event loop's thread and of this process."""
     return time.thread_time(), time.process_time()

@@ -1,7 +1,7 @@
-"""A program with a Python framework, pydantic-ai, in each form, for benchmarks/programs.py.
+"""Defines the program of benchmarks/programs.py, which uses pydantic-ai, a Python framework, in each form.
 
-It imports nothing of areal, so that an environment of its own may run it. ``solve`` is the function; as a
-command it runs one episode, and with ``--stay`` one after the other.
+The program imports nothing from areal, so that it can run in its own environment. ``solve`` is the function.
+As a command, the program runs one episode. With ``--stay``, it runs one episode after another.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pydantic_ai.providers.openai import OpenAIProvider
 
 
 async def solve(task: str, base_url: str, api_key: str) -> str:
-    """Answer a task."""
+    """Return the answer to a task."""
     model = OpenAIChatModel("any", provider=OpenAIProvider(base_url=base_url, api_key=api_key))
     return (await Agent(model).run(task)).output
 
 
 def stay() -> None:
-    """Answer tasks until there are no more."""
+    """Answer tasks until the input ends."""
     with asyncio.Runner() as runner:
         for line in sys.stdin:
             print(json.dumps({"answer": runner.run(solve(**json.loads(line)))}), flush=True)

@@ -1,15 +1,15 @@
-"""Ray's placement against the local one, on one host: tokens/s, and what Ray adds to the start of a run.
+"""Compares the tokens/s and the startup time of Ray's placement with those of the local one, on one host.
 
     python benchmarks/ray_vs_local.py                     # on CPUs, the shape of the model that ships
     python benchmarks/ray_vs_local.py --device cuda --size 0.5b --mean-length 128 --steps 16 --warmup 16 \\
         rollout.batch_size=256
     python benchmarks/ray_vs_local.py --device cuda --model FOLDER --address auto
 
-Both ways run the same work in turns (the work of async_vs_sync.py's steady part: responses whose lengths are
-drawn, rewards that are noise). A Ray of one host, with all CPU cores and GPUs of this machine, is started for
-it and ends with it; --address takes one that is there instead. A run's start is the time from the call to the
-moment when engines, learner and the first weights are in place. Joining Ray and holding the host are in it;
-starting Ray itself is not.
+Both placements run the same work in turns. It is the work of the steady part of async_vs_sync.py, with drawn
+response lengths and random rewards. The benchmark starts a Ray cluster of one host, with all CPU cores and
+GPUs of this machine, and stops it at the end. --address uses an existing cluster instead. The startup time of
+a run ends when the engines, the learner and the first weights are in place. It includes joining Ray and
+reserving the host, but not the start of Ray itself.
 """
 
 from __future__ import annotations
@@ -40,14 +40,20 @@ def main() -> None:
     options = parser(__doc__, "ray_vs_local")
     options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     shape = options.add_mutually_exclusive_group()
-    shape.add_argument("--model", help="a folder or hub id; without it, random weights of --size")
-    shape.add_argument("--size", choices=list(QWEN2), help="shape of the model (the starter's)")
-    options.add_argument("--mean-length", type=int, default=32, help="of responses, in tokens (%(default)s)")
-    options.add_argument("--steps", type=int, default=20, help="updates that are measured (%(default)s)")
-    options.add_argument("--warmup", type=int, default=10, help="updates before those (%(default)s)")
-    options.add_argument("--repeats", type=int, default=3, help="runs of each way (%(default)s)")
-    options.add_argument("--address", help="a Ray cluster of this host; without it, one is started")
-    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run")
+    shape.add_argument("--model", help="folder or hub id of a model (default: random weights of --size)")
+    shape.add_argument(
+        "--size", choices=list(QWEN2), help="shape of the model (default: that of the starter model)"
+    )
+    options.add_argument(
+        "--mean-length", type=int, default=32, help="mean tokens per response (default: %(default)s)"
+    )
+    options.add_argument("--steps", type=int, default=20, help="measured updates (default: %(default)s)")
+    options.add_argument("--warmup", type=int, default=10, help="warm-up updates (default: %(default)s)")
+    options.add_argument(
+        "--repeats", type=int, default=3, help="runs of each placement (default: %(default)s)"
+    )
+    options.add_argument("--address", help="address of a Ray cluster of this host (default: start one)")
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all runs")
     arguments = options.parse_args()
     results = measure(arguments)
     save(arguments.output, "ray_vs_local", results)
@@ -57,7 +63,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run both ways in turns."""
+    """Run both placements in turns."""
     steps = arguments.warmup + arguments.steps
     with tempfile.TemporaryDirectory() as name, one_host(arguments.address) as address:
         folder = Path(name)
@@ -79,7 +85,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def one_host(address: str | None) -> Iterator[str]:
-    """Have a Ray of this host alone, unless one is given; return its address."""
+    """Start a Ray cluster of this host alone, unless an address is given, and return its address."""
     if address is not None:
         yield address
         return
@@ -94,7 +100,7 @@ def one_host(address: str | None) -> Iterator[str]:
 
 
 def run(settings: list[str], count: int) -> dict[str, float]:
-    """Run the loop; measure its start, its last ``count`` steps and its end."""
+    """Make a run, and measure its startup, its last ``count`` steps and its end."""
     begun = time.time()
     done = areal.train(config=noise_config(settings))
     ended = time.time()
@@ -108,17 +114,17 @@ def run(settings: list[str], count: int) -> dict[str, float]:
 
 
 def medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    """Return the median of each figure over the repeats."""
+    """Return the median of each metric over the repeats."""
     return {name: statistics.median(found[name] for found in runs) for name in runs[0]}
 
 
 def table(results: dict[str, Any]) -> list[str]:
-    """Return what was found, a line each: both ways, the difference and the ratio."""
+    """Return one line per metric: both placements, their difference and their ratio."""
     local, ray = (results["medians"][way] for way in WAYS)
     lines = []
     for name, what in (
         ("tokens_per_s", "tokens/s"),
-        ("seconds_per_step", "seconds an update"),
+        ("seconds_per_step", "seconds per update"),
         ("start_seconds", "seconds to start"),
         ("end_seconds", "seconds to end"),
     ):

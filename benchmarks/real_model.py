@@ -1,10 +1,11 @@
-"""A real pretrained model learns: reward over the updates, and held-out accuracy before and after.
+"""Trains a real pretrained model, and shows the reward over the updates and the accuracy before and after.
 
     python benchmarks/real_model.py --model FOLDER_OR_HUB_ID --device cuda --seeds 0,1
 
-math-v1's easiest problems, with the form of an answer shown in the prompt; a tenth of a reward for the form
-alone, so that there is something to begin with. Accuracy counts right answers only. No training problem comes
-twice. Runs of several seeds share the machine with ``--jobs``; a stopped benchmark goes on where it was.
+The problems are the easiest ones of math-v1, and the prompt shows the format of an answer. The required
+format alone earns a tenth of a reward, so that there is a signal at the beginning. The held-out accuracy
+counts correct answers only. No training problem occurs twice. With ``--jobs``, runs with several seeds share
+the machine. A stopped benchmark resumes from the runs that are finished.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ COLORS = (BLUE, ORANGE, GREEN, PURPLE)
 
 
 def curve(metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the right answers and those in the asked form, over the updates, and held-out accuracy."""
+    """Return the shares of correct and of well-formatted responses over the updates, and the accuracies."""
     steps = [row for row in metrics if "time/step" in row]
     held_out = [row["eval/math-v1/correct"] for row in metrics if "eval/math-v1/correct" in row]
     return {
@@ -60,12 +61,12 @@ def draw(folder: Path, runs: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     options = parser(__doc__, "real_model")
-    options.add_argument("--model", required=True, help="a folder or a hub id")
-    options.add_argument("--steps", type=int, default=100, help="updates of each run (%(default)s)")
-    options.add_argument("--seeds", default="0,1", help="which (%(default)s)")
-    options.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
+    options.add_argument("--model", required=True, help="folder or hub id of the model")
+    options.add_argument("--steps", type=int, default=100, help="updates per run (default: %(default)s)")
+    options.add_argument("--seeds", default="0,1", help="seeds, one per run (default: %(default)s)")
+    options.add_argument("--jobs", type=int, default=1, help="concurrent runs (default: %(default)s)")
     options.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run")
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all runs")
     given = options.parse_args()
     split = shares(given.jobs, given.device) if given.jobs > 1 else [f"device={given.device}"]
     common = [f"model={given.model}", f"steps={given.steps}", *SETTINGS, *split, *given.overrides]
@@ -77,7 +78,9 @@ def main() -> None:
     with ThreadPoolExecutor(given.jobs) as pool:
         runs = dict(zip(seeds, pool.map(run, seeds), strict=True))
     for seed, found in runs.items():
-        print(f"seed {seed}: held-out accuracy {found['accuracy_before']:.3f} to {found['accuracy']:.3f}")
+        print(
+            f"seed {seed}: held-out accuracy from {found['accuracy_before']:.3f} to {found['accuracy']:.3f}"
+        )
     print(save(given.output, "real_model", {"model": Path(given.model).name, "runs": runs}))
     draw(given.output, runs)
 

@@ -1,18 +1,21 @@
-"""What everything around vLLM costs: tokens/s of the rollout side over tokens/s of bare vLLM.
+"""Measures the overhead of everything around vLLM: tokens/s of the rollout side over tokens/s of bare vLLM.
 
     python benchmarks/rollout_efficiency.py [--part engine|controller|all] [--repeats 3] [--seconds 8]
     python benchmarks/rollout_efficiency.py --part engine --device cuda --size 0.5b --sequences 256
 
-Engine: as many requests as one batch are always in flight, of the same lengths (log-normal), on one engine,
-with the model that ships with areal or one of a real shape with random weights.
+The part *engine* keeps as many requests as one batch has in flight on one engine. All ways have the same
+response lengths (log-normal). The model is the one that ships with areal, or one of a real shape with random
+weights. The ways are:
 
-- bare: vLLM's AsyncLLM alone: the same prompts as ids, no log-probabilities, no versions, no text;
+- bare: vLLM's AsyncLLM alone, with the same prompts as token ids, and without log-probabilities, versions or
+  text;
 - rollout: controller, environment, agent, conversation, text, log-probabilities and versions;
-- both again while the learner updates on its own core all the time (on the same batch, to no effect);
-- training: rollout as in a run: the learner updates on each batch as it comes and publishes its weights.
+- both again while the learner continuously updates on its own core (on the same batch, without effect);
+- training: the rollout side as in a run. The learner updates on each batch when it arrives, and publishes its
+  weights.
 
-Controller: the controller alone, on trajectories that cost nothing or 10 ms, at batch size 64, and whole
-episodes on an engine that answers at once.
+The part *controller* measures the controller alone at batch size 64, with trajectories that take no time or
+10 ms. It also measures whole episodes on an engine that responds instantly.
 """
 
 from __future__ import annotations
@@ -56,25 +59,25 @@ GROUP = 8
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is generated: ``sequences`` at once, responses of ``median`` tokens, at most five times that."""
+    """The work: ``sequences`` at once, with a median of ``median`` tokens and at most five times it."""
 
     sequences: int
     median: int
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest response."""
+        """The number of tokens of the longest response."""
         return 5 * self.median
 
     def lengths(self, seed: int) -> Iterator[int]:
-        """Draw response lengths in tokens."""
+        """Yield random response lengths in tokens."""
         rng = random.Random(seed)
         while True:
             yield min(self.longest, max(4, round(self.median * rng.lognormvariate(0, 0.7))))
 
 
 class WithLengths:
-    """An engine whose responses have lengths drawn beforehand, so that all ways have the same work."""
+    """An engine whose response lengths are drawn in advance, so that all ways have the same work."""
 
     def __init__(self, engine: Any, work: Work, seed: int) -> None:
         self._engine = engine
@@ -82,37 +85,37 @@ class WithLengths:
 
     @property
     def version(self) -> int:
-        """As the engine's."""
+        """The version of the engine."""
         return self._engine.version
 
     async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
-        """Generate exactly as many tokens as were drawn."""
+        """Generate exactly the drawn number of tokens."""
         return await self._engine.generate(
             ids, replace(sampling, max_tokens=next(self._lengths), ignore_eos=True)
         )
 
 
 class Ticker:
-    """Counts what is finished, from when a warm-up is over."""
+    """Counts finished work after a warm-up."""
 
     def __init__(self, warmup: float) -> None:
         self._begin = time.monotonic() + warmup
         self.count = 0
 
     def add(self, count: int) -> None:
-        """Something is finished."""
+        """Add finished work."""
         if time.monotonic() >= self._begin:
             self.count += count
 
     def rate(self) -> float:
-        """Per second."""
+        """Return the finished work per second."""
         return self.count / (time.monotonic() - self._begin)
 
 
 async def bare(
     worker: RolloutWorker, work: Work, prompts: list[list[int]], seed: int, seconds: float
 ) -> float:
-    """Return tokens/s of vLLM alone, in the engine's own process."""
+    """Return the tokens/s of vLLM alone, in the engine's own process."""
     several: Any = worker.engine
     [engine] = several.engines.values()
     lengths = list(itertools.islice(work.lengths(seed), 100_000))
@@ -128,7 +131,7 @@ async def rollout(
     seconds: float,
     training: Training | None = None,
 ) -> float:
-    """Return tokens/s of the rollout side; batches are taken as they come, and trained on if asked to."""
+    """Return the tokens/s of the rollout side, whose batches are discarded or, if asked, trained on."""
     ticker = Ticker(seconds / 4)
     control = controller(
         replace(worker, engine=WithLengths(worker.engine, work, seed)),
@@ -155,14 +158,14 @@ def controller(
 
 
 async def consume(control: RolloutController) -> None:
-    """Take batch after batch, as a learner would that takes no time."""
+    """Take batch after batch, as a learner that takes no time would."""
     for version in itertools.count():
         await control.next_batch(version)
         control.advance(version + 1)
 
 
 async def for_a_while(seconds: float, ticker: Ticker, *work: Coroutine[Any, Any, Any]) -> float:
-    """Run endless work; return tokens/s after the warm-up."""
+    """Run endless work for a time, and return the tokens/s after the warm-up."""
     running = [asyncio.create_task(w) for w in work]
     done, _ = await asyncio.wait(running, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     rate = ticker.rate()
@@ -171,12 +174,12 @@ async def for_a_while(seconds: float, ticker: Ticker, *work: Coroutine[Any, Any,
     await asyncio.gather(*running, return_exceptions=True)
     for task in done:
         task.result()
-        raise RuntimeError("it was to go on for ever")
+        raise RuntimeError("the work ended, although it must be endless")
     return rate
 
 
 class Training:
-    """A run's learner; it updates for as long as it is asked to, on one recorded batch or on what comes."""
+    """The learner of a run, which updates on one recorded batch or on the batches that arrive."""
 
     def __init__(self, checked: Plan, batch: Batch, learner: WorkerGroup[LearnerRank]) -> None:
         self._checked, self._batch, self._learner = checked, batch, learner
@@ -189,7 +192,7 @@ class Training:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Update on the recorded batch again and again within."""
+        """Update repeatedly on the recorded batch while the context is active."""
         stop = asyncio.Event()
         task = asyncio.create_task(self._run(stop))
         started = time.monotonic()
@@ -206,7 +209,7 @@ class Training:
             self.updates += 1
 
     async def learn(self, control: RolloutController, engine: Any) -> None:
-        """Update on batch after batch, and hand each version to the engine while the next is learned from."""
+        """Update on batch after batch, and send each version to the engine during the next update."""
         working: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         working.set_result(None)
         loading = working
@@ -230,7 +233,7 @@ class Training:
 async def measure_engine(
     config: Config, work: Work, repeats: int, seconds: float
 ) -> tuple[dict[str, list[float]], float]:
-    """Measure the five ways in turn, ``repeats`` times round: tokens/s of each; updates/s of the learner."""
+    """Measure the five ways in turn, and return the tokens/s of each way and the updates/s of the learner."""
     checked = plan(config)
     worker = await start_rollout_worker(checked, VLLM_BACKEND)
     found: dict[str, list[float]] = {}
@@ -261,7 +264,7 @@ async def measure_engine(
 
 
 async def record(worker: RolloutWorker, work: Work, checked: Plan) -> Batch:
-    """Roll out one batch; it also warms everything up."""
+    """Generate one batch and return it; this also serves as a warm-up."""
     control = controller(
         replace(worker, engine=WithLengths(worker.engine, work, 0)),
         work,
@@ -276,7 +279,7 @@ async def record(worker: RolloutWorker, work: Work, checked: Plan) -> Batch:
 
 
 def with_noise(groups: list[Group]) -> list[Group]:
-    """Give rewards at random: the learner has work to do for every group."""
+    """Set random rewards, so that the learner has work for every group, and return the groups."""
     for group in groups:
         rewards = np.random.default_rng(group.id).integers(2, size=len(group.episodes))
         for episode, reward in zip(group.episodes, rewards, strict=True):
@@ -285,17 +288,17 @@ def with_noise(groups: list[Group]) -> list[Group]:
 
 
 class Instant:
-    """An engine that answers at once, always the same."""
+    """An engine that instantly returns the same response to every request."""
 
     version = 0
 
     async def generate(self, ids: list[int], sampling: Sampling, *, images: object = ()) -> Completion:
-        """Answer."""
+        """Return the response."""
         return Completion([20] * 40, [-0.5] * 40, [0] * 40, "eos")
 
 
 async def measure_controller(config: Config, repeats: int, seconds: float) -> dict[str, list[float]]:
-    """Trajectories/s of the controller alone, at batch size 64, and of whole scripted episodes."""
+    """Return trajectories/s of the controller alone, at batch size 64, and of whole scripted episodes."""
     from areal.models import load_tokenizer
     from areal.rollout.rendering import Renderer
     from areal.runtime.rollouts import environments
@@ -348,7 +351,7 @@ def summary(runs: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def ratios(runs: dict[str, list[float]]) -> dict[str, Any]:
-    """Each way over its base, round by round."""
+    """Return the ratio of each way to its baseline, per round."""
     pairs = {
         "rollout / bare": ("rollout", "bare"),
         "rollout / bare, learner running": ("rollout + learner", "bare + learner"),
@@ -381,15 +384,26 @@ def draw(arguments: argparse.Namespace, runs: dict[str, list[float]]) -> None:
 def main() -> None:
     made = parser(__doc__, "rollout_efficiency")
     made.add_argument("--part", choices=["engine", "controller", "all"], default="all")
-    made.add_argument("--repeats", type=int, default=3, help="rounds")
-    made.add_argument("--seconds", type=float, default=8, help="of each measurement, a quarter is warm-up")
-    made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    made.add_argument("--size", choices=list(QWEN2), help="a shape with random weights (the starter model)")
-    made.add_argument("--sequences", type=int, default=128, help="in flight at once, and of a batch (128)")
+    made.add_argument("--repeats", type=int, default=3, help="number of rounds")
     made.add_argument(
-        "--interruption", choices=get_args(Interruption), default="recompute", help="(recompute)"
+        "--seconds", type=float, default=8, help="seconds per measurement, of which a quarter is warm-up"
     )
-    made.add_argument("--median", type=int, default=40, help="tokens of a response (40)")
+    made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    made.add_argument(
+        "--size",
+        choices=list(QWEN2),
+        help="shape of a model with random weights (default: the starter model)",
+    )
+    made.add_argument(
+        "--sequences", type=int, default=128, help="sequences in flight, and per batch (default: 128)"
+    )
+    made.add_argument(
+        "--interruption",
+        choices=get_args(Interruption),
+        default="recompute",
+        help="the setting rollout.interruption (default: recompute)",
+    )
+    made.add_argument("--median", type=int, default=40, help="median tokens per response (default: 40)")
     arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         measure(arguments, qwen2(Path(folder), arguments.size) if arguments.size else STARTER)

@@ -1,17 +1,18 @@
-"""What it costs to choose an engine for a request, and how good the choice is, by the number of engines.
+"""Measures the cost and the quality of choosing an engine for a request, per number of engines.
 
     python benchmarks/router.py [--engines 1,2,8,64,1000] [--sequences 64] [--requests 200000] [--repeats 3]
 
-A simulation with the router alone. As many requests as ``--sequences`` for each engine are always in flight.
-When one ends, chosen at random, the next turn of its conversation begins, or after the last one the next
-conversation; eight conversations have one task, as the members of a group have. For each number of engines:
+The benchmark is a simulation with the router alone. It keeps ``--sequences`` requests per engine in flight.
+When a request, chosen at random, ends, the next turn of its conversation begins. After the last turn, the
+next conversation begins. Eight conversations share one task, like the members of a group. For each number of
+engines, the benchmark prints:
 
-- cost: µs (of the core's time) of one request, its choice and its end, when what happened is put to a router
-  of the same engines again, and how many times that of one engine (in the same round);
-- turns: the share of later turns that were given to the engine that has their conversation;
-- members: the share of first turns, but those of the first member, given to an engine that has their task;
-- load: requests of the most loaded engine over the mean, at its worst;
-- change: ms to take an engine in, and the share of tasks whose home moved then.
+- cost: the CPU time of one request in µs (its choice and its end), when the recorded events are replayed on a
+  router of the same engines, and its ratio to the cost with one engine in the same round;
+- turns: the share of later turns that go to the engine with their conversation;
+- members: the share of first turns, except those of the first member, that go to an engine with their task;
+- load: the requests of the most loaded engine over the mean, at the worst moment;
+- change: the time in ms to add an engine, and the share of tasks whose home moves.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from areal.rollout.router import Router
 
 MEMBERS, TURNS = 8, 4
 _END = -1
-"""Stands for a task where a request has ended."""
+"""The value in place of a task for the end of a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One request: of which task, which turn of its conversation, and where the one before was."""
+    """One request: its task, its turn in the conversation, and the engine of the previous turn."""
 
     task: int
     turn: int = 0
@@ -43,7 +44,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one simulation found."""
+    """The results of one simulation."""
 
     cost: float
     turns: float
@@ -54,7 +55,7 @@ class Found:
 
 
 class Simulation:
-    """Conversations on as many engines as there are."""
+    """A simulation of conversations on several engines."""
 
     def __init__(self, engines: int, sequences: int, seed: int) -> None:
         self._rng = random.Random(seed)
@@ -69,7 +70,7 @@ class Simulation:
         self.members: list[bool] = []
 
     def request(self) -> None:
-        """End a request, if there is no room, and begin another."""
+        """Begin a request, and end another one first if there is no room."""
         if len(self._in_flight) == self._room:
             self._end()
         if not self._waiting:
@@ -94,11 +95,11 @@ class Simulation:
             self._waiting.append(Turn(turn.task, turn.turn + 1, engine))
 
     def load(self) -> float:
-        """Requests of the most loaded engine over the mean."""
+        """Return the requests of the most loaded engine over the mean."""
         return max(self.router.in_flight.values()) / statistics.fmean(self.router.in_flight.values())
 
     def change(self) -> tuple[float, float]:
-        """Return the ms of one change of the engines, and the share of homes that moved."""
+        """Return the time in ms to add an engine, and the share of homes that moved."""
         before = [self.router.home(key) for key in range(10_000)]
         started = time.thread_time()
         self.router.add("newcomer")
@@ -110,7 +111,7 @@ class Simulation:
 
 
 def simulate(engines: int, sequences: int, requests: int, seed: int) -> Found:
-    """Simulate, counting once all engines are full."""
+    """Run a simulation that counts from the moment when all engines are full."""
     simulation, worst = Simulation(engines, sequences, seed), 0.0
     for _ in range(2 * engines * sequences):
         simulation.request()
@@ -131,7 +132,7 @@ def simulate(engines: int, sequences: int, requests: int, seed: int) -> Found:
 
 
 def again(router: Router, events: list[tuple[int, str]]) -> None:
-    """Put the same to another router of the same engines, which chooses the same."""
+    """Replay events on another router of the same engines, which makes the same choices."""
     for task, engine in events:
         if task == _END:
             router.finish(engine)
@@ -141,10 +142,14 @@ def again(router: Router, events: list[tuple[int, str]]) -> None:
 
 def main() -> None:
     made = parser(__doc__, "router")
-    made.add_argument("--engines", default="1,2,8,64,1000", help="numbers of engines (%(default)s)")
-    made.add_argument("--sequences", type=int, default=64, help="in flight for each engine (%(default)s)")
-    made.add_argument("--requests", type=int, default=200_000, help="that are measured (%(default)s)")
-    made.add_argument("--repeats", type=int, default=3, help="rounds (%(default)s)")
+    made.add_argument("--engines", default="1,2,8,64,1000", help="numbers of engines (default: %(default)s)")
+    made.add_argument(
+        "--sequences", type=int, default=64, help="requests in flight per engine (default: %(default)s)"
+    )
+    made.add_argument(
+        "--requests", type=int, default=200_000, help="measured requests (default: %(default)s)"
+    )
+    made.add_argument("--repeats", type=int, default=3, help="number of rounds (default: %(default)s)")
     arguments = made.parse_args()
     counts = [int(count) for count in arguments.engines.split(",")]
     seeds = {count: iter(range(arguments.repeats)) for count in counts}
@@ -165,7 +170,8 @@ def main() -> None:
         print(
             f"{name:>5} engines: {median['cost']:5.1f} µs, {statistics.median(ratios[name]):.2f} times "
             f"that of {counts[0]}; turns {median['turns']:.3f}, members {median['members']:.3f}, load "
-            f"{median['load']:.2f}; a change takes {median['change']:.1f} ms and moves {median['moved']:.4f}"
+            f"{median['load']:.2f}; a change takes {median['change']:.1f} ms and moves a share of "
+            f"{median['moved']:.4f}"
         )
     with picture(arguments.output, "router", "Cost of choosing an engine", (6, 3)) as figure:
         axes = figure.subplots()

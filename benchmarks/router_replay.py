@@ -1,10 +1,11 @@
-"""What router replay does for how far engine and learner are apart, on small mixtures of experts.
+"""Measures the effect of router replay on the mismatch of engine and learner, on small mixtures of experts.
 
     python benchmarks/router_replay.py
 
-Models of four layers with random weights are trained for three updates, in float32 and in bfloat16, with the
-learner's own choices of experts and with the engine's. Before each update and after the last, the engine's
-log-probabilities of the tokens that it sampled are compared with the learner's and, with replay, its choices.
+The benchmark trains models of four layers with random weights for three updates, in float32 and in bfloat16,
+with the learner's own choices of experts and with those of the engine. Before each update and after the last
+one, it compares the engine's log-probabilities of the sampled tokens with the learner's. With replay, it also
+compares the choices of experts.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ MEASURED = ("mismatch/logprob", "mismatch/logprob_max", "mismatch/kl", "router/c
 
 
 def make(model_type: str, folder: Path) -> Path:
-    """Write a mixture of 16 experts, always the same."""
+    """Write a mixture of 16 experts, always the same one, and return its folder."""
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("starter"))
     experts = "num_local_experts" if model_type == "mixtral" else "num_experts"
     config = AutoConfig.for_model(
@@ -57,7 +58,7 @@ def make(model_type: str, folder: Path) -> Path:
 
 
 def measured(folder: Path, dtype: str, replay: bool) -> dict[str, float]:
-    """Return means over the comparisons; of the largest difference, the largest."""
+    """Return the mean of each metric over the comparisons, and the maximum of the largest difference."""
     found = asyncio.run(measure(str(folder), dtype=dtype, learning_rate=1e-3, router_replay=replay))
     rows = found.metrics[ALL_WEIGHTS]
     return {
@@ -68,7 +69,7 @@ def measured(folder: Path, dtype: str, replay: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print a table, and draw."""
+    """Measure all models, print a table, and draw a figure."""
     given = parser(__doc__, "router_replay").parse_args()
     results: dict[str, dict[str, float]] = {}
     columns = ("model", "data type", "experts chosen by", "mean difference", "largest difference", "KL")

@@ -1,4 +1,4 @@
-"""Reads what a run has left on the disk, for check_run.py: it needs Python alone, and nothing of areal."""
+"""Reads the files of a run for check_run.py, with Python alone and without areal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Record = dict[str, Any]
 
 @dataclass
 class Files:
-    """What a run directory holds.
+    """The contents of a run directory.
 
     Attributes:
-        batches: of each update whose batch is recorded, its groups.
-        journals: copies of the journal, from the oldest on; the run's own is the last.
+        batches: the groups of each update whose batch is recorded.
+        journals: copies of the journal, from oldest to newest; the last one is the run's own.
     """
 
     config: Record
@@ -31,12 +31,12 @@ class Files:
 
     @property
     def groups(self) -> Iterator[tuple[int, Record]]:
-        """Each consumed group, with the number of its update."""
+        """Yield each consumed group with the number of its update."""
         return ((step, group) for step, groups in sorted(self.batches.items()) for group in groups)
 
     @property
     def episodes(self) -> Iterator[tuple[str, Record]]:
-        """Each consumed episode, with what it is called here."""
+        """Yield each consumed episode with its name in reports."""
         for step, group in self.groups:
             for number, episode in enumerate(group["episodes"]):
                 yield f"update {step}, group {group['id']}, episode {number}", episode
@@ -47,9 +47,9 @@ class Journal:
     """A journal, or a copy of one.
 
     Attributes:
-        finished: the groups that it holds as finished, by number.
-        rejected: numbers of groups that were rejected.
-        recorded: updates whose batches were recorded when it was copied; None: it was not copied.
+        finished: the groups that the journal lists as finished, by number.
+        rejected: the numbers of the rejected groups.
+        recorded: the last update whose batch was recorded when the journal was copied; None: not a copy.
     """
 
     name: str
@@ -59,16 +59,16 @@ class Journal:
 
 
 def read_files(run: Path, journals: Path | None = None) -> Files:
-    """Read a run directory, and copies of its journal.
+    """Read a run directory and copies of its journal.
 
     Args:
-        run: its directory.
-        journals: a folder with a folder for each copy, in order of their names. It has ``journal``, and
-            ``recorded``: the number of the last update whose batch was recorded then.
+        run: the run directory.
+        journals: a folder that contains one folder per copy, ordered by name. Each has the files ``journal``
+            and ``recorded``, the number of the last update whose batch was recorded at that time.
     """
     starts = read_lines(run / "starts.jsonl")
     if not starts:
-        sys.exit(f"{run} is no run that has started: there is no starts.jsonl in it")
+        sys.exit(f"{run} is not a run that has started: it contains no starts.jsonl")
     batches = {
         int(path.stem.removeprefix("step-")): [json.loads(line) for line in path.read_text().splitlines()]
         for path in run.glob("rollouts/step-*.jsonl")
@@ -88,7 +88,7 @@ def read_files(run: Path, journals: Path | None = None) -> Files:
 
 
 def read_lines(path: Path) -> list[Record]:
-    """Read JSON lines; a last one that was cut off is left out."""
+    """Read JSON lines, without a last line that was cut off."""
     if not path.exists():
         return []
     lines = path.read_text(errors="replace").split("\n")
@@ -100,7 +100,7 @@ def read_lines(path: Path) -> list[Record]:
 
 
 def read_journal(path: Path, recorded: int | None = None) -> Journal:
-    """Read a journal: lines of ``CRC32 KIND NUMBER ...``, of which damaged ones are left out."""
+    """Read a journal, which has lines of ``CRC32 KIND NUMBER ...``, without damaged lines."""
     found = Journal(path.parent.name, {}, set(), recorded)
     for line in path.read_bytes().split(b"\n") if path.exists() else []:
         checksum, _, data = line.partition(b" ")

@@ -1,9 +1,9 @@
-"""What a run in the local sandbox costs, beside a plain Python subprocess, and what many runs leave behind.
+"""Compares the cost of a run in the local sandbox with a plain Python subprocess, and looks for leaks.
 
     python benchmarks/sandbox.py [--blocks 10] [--leak-runs 10000] [--any-core]
 
-Prints and writes one JSON object. The program and this process share one processor unless ``--any-core`` is
-given; the two ways take turns in blocks, so that a slow moment of the machine hits both.
+The benchmark prints and writes one JSON object. The program and this process share one processor unless
+``--any-core`` is given. The two ways take turns in blocks, so that a slow moment of the machine affects both.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ BLOCK = 50
 
 def main() -> None:
     options = parser(__doc__, "sandbox")
-    options.add_argument("--blocks", type=int, default=10, help=f"blocks of {BLOCK} runs of each way")
-    options.add_argument("--leak-runs", type=int, default=10_000, help="runs between the two looks for leaks")
-    options.add_argument("--any-core", action="store_true", help="use every processor, with a run on each")
+    options.add_argument(
+        "--blocks", type=int, default=10, help=f"number of blocks of {BLOCK} runs of each way"
+    )
+    options.add_argument(
+        "--leak-runs", type=int, default=10_000, help="runs between the two checks for leaks"
+    )
+    options.add_argument("--any-core", action="store_true", help="use all processors, with one run on each")
     given = options.parse_args()
     if not given.any_core:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -51,7 +55,7 @@ def main() -> None:
 
 
 def costs(pool: Pool, blocks: int) -> dict[str, float]:
-    """Return milliseconds and runs per second of both ways, one run after the other."""
+    """Return the milliseconds per run and the runs per second of both ways, with sequential runs."""
     times: dict[str, list[float]] = {"sandbox": [], "subprocess": []}
     for warm in range(blocks + 1):
         for name, run in (("sandbox", lambda: in_sandbox(pool)), ("subprocess", in_subprocess)):
@@ -82,7 +86,7 @@ def timed(run: Callable[[], None]) -> float:
 
 
 def leaks(pool: Pool, runs: int) -> dict[str, object]:
-    """Return what this process and its children hold before and after many runs."""
+    """Return the resources that this process and its children hold before and after many runs."""
     for _ in range(200):
         in_sandbox(pool)
     before = held()

@@ -1,17 +1,17 @@
-"""How the rollout side scales with engines, and how much one event loop carries.
+"""Measures how the rollout side scales with the number of engines, and the capacity of one event loop.
 
     python benchmarks/scaling.py [--engines 1,2,4,8,16] [--workers 0] [--seconds 10] [--mean 256]
 
-Engines of a fixed token rate, each in a process of its own, of which each generates ``--sequences``
-responses at a time with ``--rate`` tokens per second each. Everything else is what a run has: controller,
+Each engine has a fixed token rate and runs in its own process. It generates ``--sequences`` concurrent
+responses with ``--rate`` tokens per second each. All other parts are those of a run: controller,
 environments of math-v1, conversations, text, the router, and messages between processes. ``--workers N``
-runs the episodes in N processes (``rollout.workers``). For each number of engines:
+runs the episodes in N processes (``rollout.workers``). For each number of engines, the benchmark prints:
 
-- tokens/s and responses/s, and how many times those of the first number of engines;
+- tokens/s and responses/s, and their ratio to those of the first number of engines;
 - ideal: the share of the engines' own rate that arrives;
-- loop: the share of a core that the event loop's thread uses, in the run's process and in the mean of the
-  rollout workers; the same of their whole processes, whose other threads run environments;
-- full at: the responses/s at which a loop would use its core whole, if each costs what it costs here.
+- loop: the share of a core that the thread of the event loop uses, in the run's process and, on average, in
+  the rollout workers, and the same for the whole processes, whose other threads run environments;
+- full at: the responses/s at which a loop would use its core fully, if each response costs as much as here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ GROUP, LONGEST = 8, 4096
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was measured with one number of engines; shares are of a CPU core."""
+    """The results for one number of engines; shares are shares of a CPU core."""
 
     engines: int
     tokens_per_s: float
@@ -64,13 +64,13 @@ class Found:
 
     @property
     def full_at(self) -> float:
-        """Responses/s at which the busiest loop has no time left."""
+        """The responses/s at which the busiest loop has no time left."""
         return self.responses_per_s / max(self.loop, self.worker_loop)
 
 
 @asynccontextmanager
 async def rollouts(checked: Plan, pace: Pace, engines: int, workers: int) -> AsyncIterator[EpisodeRunner]:
-    """The rollout side of a run on paced engines."""
+    """Start the rollout side of a run on paced engines, and close it at the end."""
     names = [f"engine {number}" for number in range(engines)]
     handles = await wait_all(*(launch(name, {}, PacedEngine, pace, n) for n, name in enumerate(names)))
     made = {handle.name: WorkerEngine(handle) for handle in handles}
@@ -91,14 +91,14 @@ async def rollouts(checked: Plan, pace: Pace, engines: int, workers: int) -> Asy
 
 
 class Meter:
-    """Counts what is finished, and the time of this process and of the rollout workers'."""
+    """Counts finished tokens and responses, and the CPU time of this process and of the rollout workers."""
 
     def __init__(self, runner: EpisodeRunner) -> None:
         self._runner = runner
         self.tokens = self.responses = 0
 
     async def times(self) -> list[float]:
-        """Return wall, loop and process seconds here, and the mean of both in the rollout workers."""
+        """Return wall, loop and process seconds here, and the mean of the last two in the rollout workers."""
         here = [time.monotonic(), time.thread_time(), time.process_time()]
         if not isinstance(self._runner, RolloutWorkers):
             return [*here, 0.0, 0.0]
@@ -107,7 +107,7 @@ class Meter:
 
 
 async def measure(checked: Plan, pace: Pace, engines: int, workers: int, seconds: float) -> Found:
-    """Measure one number of engines, once they are full."""
+    """Measure one number of engines, from the moment when they are full."""
     async with rollouts(checked, pace, engines, workers) as runner:
         meter, in_flight = Meter(runner), pace.sequences * engines
         sampling = Sampling(LONGEST - 256)
@@ -137,7 +137,7 @@ async def measure(checked: Plan, pace: Pace, engines: int, workers: int, seconds
 
 
 async def consume(control: RolloutController) -> None:
-    """Take batch after batch, as a learner would that takes no time."""
+    """Take batch after batch, as a learner that takes no time would."""
     for version in itertools.count():
         await control.next_batch(version)
         control.advance(version + 1)
@@ -145,12 +145,18 @@ async def consume(control: RolloutController) -> None:
 
 def main() -> None:
     made = parser(__doc__, "scaling")
-    made.add_argument("--engines", default="1,2,4,8,16", help="numbers of engines (%(default)s)")
-    made.add_argument("--workers", type=int, default=0, help="rollout.workers (%(default)s)")
-    made.add_argument("--seconds", type=float, default=10, help="of each measurement (%(default)s)")
-    made.add_argument("--sequences", type=int, default=64, help="of each engine, at once (%(default)s)")
-    made.add_argument("--rate", type=float, default=50, help="tokens/s of each sequence (%(default)s)")
-    made.add_argument("--mean", type=int, default=256, help="tokens of a response (%(default)s)")
+    made.add_argument("--engines", default="1,2,4,8,16", help="numbers of engines (default: %(default)s)")
+    made.add_argument(
+        "--workers", type=int, default=0, help="the setting rollout.workers (default: %(default)s)"
+    )
+    made.add_argument(
+        "--seconds", type=float, default=10, help="seconds per measurement (default: %(default)s)"
+    )
+    made.add_argument(
+        "--sequences", type=int, default=64, help="concurrent sequences per engine (default: %(default)s)"
+    )
+    made.add_argument("--rate", type=float, default=50, help="tokens/s per sequence (default: %(default)s)")
+    made.add_argument("--mean", type=int, default=256, help="mean tokens per response (default: %(default)s)")
     arguments: argparse.Namespace = made.parse_args()
     pace = Pace(arguments.sequences, arguments.rate, arguments.mean)
     config: Config = parse_config({"env": "math-v1", "device": "cpu"})
@@ -160,7 +166,7 @@ def main() -> None:
         rows.append(found)
         print(
             f"{engines:3} engines: {found.tokens_per_s:8,.0f} tokens/s, "
-            f"{found.tokens_per_s / rows[0].tokens_per_s:5.2f} times; "
+            f"{found.tokens_per_s / rows[0].tokens_per_s:5.2f} times the first; "
             f"{found.responses_per_s:6,.1f} responses/s; "
             f"{found.ideal:.2f} of the engines' rate; loop {found.loop:.2f} (process {found.process:.2f}), "
             f"workers {found.worker_loop:.2f} ({found.worker_process:.2f}); "

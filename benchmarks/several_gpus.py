@@ -1,17 +1,19 @@
-"""Several GPUs of one host: what each part gains, in one go.
+"""Measures the gains from several GPUs of one host, with all parts in one command.
 
     python benchmarks/several_gpus.py [--parts weights,ranks,training,learning,splits]
 
-- *weights*: benchmarks/weight_update.py with learner and engine on a GPU each, at 0.5B and 1.5B parameters;
-- *ranks*: the learner on as many GPUs as there are against one: losses of the same updates, and tokens/s;
-- *training*: benchmarks/async_vs_sync.py, colocated against disaggregated, both also synchronous;
+- *weights*: benchmarks/weight_update.py with one GPU each for learner and engine, with 0.5B and 1.5B
+  parameters;
+- *ranks*: the learner on all GPUs against one GPU, with the losses of the same updates and the tokens/s;
+- *training*: benchmarks/async_vs_sync.py, colocated against disaggregated, and both also synchronous;
 - *learning*: held-out accuracy of the model that ships with areal on math-v1, colocated and disaggregated;
 - *splits*: the same asynchronous steps with a quarter, a half and three quarters of the GPUs for the learner
   and the others for engines, and with all GPUs for both.
 
-An engine takes up to a minute and a half to start, and on two GPUs sixteen are started: the whole takes more
-than half an hour. A part that has its result is not made again, so that --parts divides it among several
-calls. Leave NVLink multicast off where the host's GPUs are shared with others (NCCL_NVLS_ENABLE=0).
+An engine takes up to a minute and a half to start. On two GPUs, the benchmark starts sixteen engines, so the
+whole benchmark takes more than half an hour. It skips each part that already has a result, so that --parts
+can divide the benchmark among several calls. If others share the GPUs of the host, leave NVLink multicast off
+(NCCL_NVLS_ENABLE=0).
 """
 
 from __future__ import annotations
@@ -42,13 +44,13 @@ HERE = Path(__file__).parent
 BUDGET = 16384
 SEEDS = (0, 1, 2)
 MEAN_LENGTH = 128
-"""Of the responses of *training* and *splits*, in tokens."""
+"""The mean length of the responses of *training* and *splits*, in tokens."""
 WARMUP, STEPS = 16, 12
-"""Their updates before those that are measured, and those."""
+"""The numbers of their warm-up updates and of their measured updates."""
 
 
 def benchmark(output: Path, name: str, *arguments: str) -> dict[str, Any]:
-    """Run another benchmark in a process of its own; return its results."""
+    """Run another benchmark in its own process, and return its results."""
     command = [sys.executable, str(HERE / f"{name}.py"), "--output", str(output), *arguments]
     with (output.parent / f"{output.name}.log").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
@@ -58,7 +60,7 @@ def benchmark(output: Path, name: str, *arguments: str) -> dict[str, Any]:
 
 
 def weights(output: Path) -> dict[str, Any]:
-    """Measure from the pause to the first new token."""
+    """Measure the time from the pause to the first new token."""
     return {
         size: benchmark(
             output / f"weights-{size}",
@@ -74,7 +76,7 @@ def weights(output: Path) -> dict[str, Any]:
 
 
 def ranks(output: Path) -> dict[str, Any]:
-    """Make the same updates on one GPU and on all."""
+    """Compare the same updates on one GPU and on all GPUs."""
     counts = (1, torch.cuda.device_count())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -99,7 +101,7 @@ def ranks(output: Path) -> dict[str, Any]:
 
 
 def one_rank(rank: int, count: int, folder: Path) -> None:
-    """Be one of ``count`` ranks: four updates, of which the first compiles."""
+    """Run one of ``count`` ranks, which makes four updates, of which the first compiles."""
     torch.cuda.set_device(rank)
     store = f"file://{folder}/store-{count}"
     dist.init_process_group("cpu:gloo,cuda:nccl", init_method=store, rank=rank, world_size=count)
@@ -114,7 +116,7 @@ def one_rank(rank: int, count: int, folder: Path) -> None:
 
 
 def training(output: Path) -> dict[str, Any]:
-    """Compare steps of the real loop."""
+    """Compare steps of the real training loop."""
     where = output / "training"
     options = f"--size 0.5b --mean-length {MEAN_LENGTH} --steps {STEPS} --warmup {WARMUP} --repeats 1"
     way = ("--part", "steady", "--device", "cuda", "--side-by-side")
@@ -122,7 +124,7 @@ def training(output: Path) -> dict[str, Any]:
 
 
 def learning(output: Path) -> dict[str, Any]:
-    """Train the starter colocated and disaggregated, three seeds each, all at once."""
+    """Train the starter model colocated and disaggregated, with three seeds each, all concurrently."""
     settings = ["device=cuda", "steps=60", "engine.memory=0.08", "engine.eager=true", "checkpoint.every=0"]
     settings += ["learner.dtype=float32", "learner.minibatches=4", "evaluation.problems=512"]
     named = {
@@ -141,7 +143,7 @@ def learning(output: Path) -> dict[str, Any]:
 
 
 def splits(output: Path) -> dict[str, Any]:
-    """Divide the GPUs between learner and engines; each way makes the same steps."""
+    """Compare divisions of the GPUs between learner and engines, which all make the same steps."""
     gpus = torch.cuda.device_count()
     found = {}
     with tempfile.TemporaryDirectory() as name:
@@ -156,7 +158,7 @@ def splits(output: Path) -> dict[str, Any]:
 
 
 def ways_to_split(gpus: int) -> list[tuple[int, int]]:
-    """Return the learner's processes and the engines of each way; the last shares every GPU."""
+    """Return the numbers of learner processes and engines of each way; the last way shares every GPU."""
     split = [(learners, gpus - learners) for learners in range(1, gpus)]
     if gpus >= 4:
         split = [(learners, engines) for learners, engines in split if 4 * learners % gpus == 0]
@@ -167,7 +169,7 @@ PARTS = {"weights": weights, "ranks": ranks, "training": training, "learning": l
 
 
 def table(found: dict[str, Any]) -> list[str]:
-    """Return what was found, a line each."""
+    """Return the results, one per line."""
     lines = []
     for size, updates in found.get("weights", {}).items():
         total, agreement = updates["summary"]["total"], updates["agreement"]
@@ -181,15 +183,15 @@ def table(found: dict[str, Any]) -> list[str]:
         off = ", ".join(f"{name} {value:.1e}" for name, value in of_ranks["largest_difference"].items())
         lines.append(f"ranks: tokens/s {speeds} ({of_ranks['scaling']:.2f} times); off by at most: {off}")
     for way, seconds in found.get("training", {}).get("seconds_per_step", {}).items():
-        lines.append(f"training, {way}: {seconds:.2f} s a step")
+        lines.append(f"training, {way}: {seconds:.2f} s per step")
     for way, row in found.get("splits", {}).items():
         lines.append(
-            f"GPUs of learner + engines, {way}: {row['seconds_per_step']:.2f} s a step, "
+            f"GPUs of learner + engines, {way}: {row['seconds_per_step']:.2f} s per step, "
             f"{row['tokens_per_s']:,.0f} tokens/s; learner busy {row['learner_busy']:.0%}, engines "
             f"{row['engine_busy']:.0%}"
         )
     for name, run in found.get("learning", {}).items():
-        lines.append(f"learning, {name}: held-out accuracy {run['before']:.3f} to {run['after']:.3f}")
+        lines.append(f"learning, {name}: held-out accuracy from {run['before']:.3f} to {run['after']:.3f}")
     return lines
 
 
@@ -207,10 +209,10 @@ def draw(output: Path, found: dict[str, Any]) -> None:
 
 def main() -> None:
     made = parser(__doc__, "several_gpus")
-    made.add_argument("--parts", default=",".join(PARTS), help="which (%(default)s)")
+    made.add_argument("--parts", default=",".join(PARTS), help="parts to run (default: %(default)s)")
     arguments: argparse.Namespace = made.parse_args()
     if torch.cuda.device_count() < 2:
-        sys.exit(f"several_gpus.py needs two GPUs; torch sees {torch.cuda.device_count()}")
+        sys.exit(f"several_gpus.py needs two GPUs, and torch finds {torch.cuda.device_count()}")
     arguments.output.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     for part in arguments.parts.split(","):

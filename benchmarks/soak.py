@@ -1,19 +1,21 @@
-"""Trains while parts of the run are killed at random, and checks that it keeps its promises all the same.
+"""Kills parts of a training run at random, and checks that the run still keeps its guarantees.
 
-A run on the model that ships with areal loses a process every so many seconds (``--mean``): an engine, vLLM's
-EngineCore, a rank of the learner, a rollout worker, an environment, a sandbox, a worker of the math verifier,
-or its own process, after which it is resumed. They are killed, stopped (SIGSTOP), crash (SIGSEGV), or run out
-of memory. Each kind and each way comes up about equally often. Afterwards the run is stopped in order, and
-check_run.py reads what it has left. With ``--baselines``, it then makes two more updates and ends, and its
-accuracy is held against that of undisturbed runs with as many updates.
+The run trains the model that ships with areal. Every so many seconds on average (``--mean``), it loses a
+process: an engine, vLLM's EngineCore, a rank of the learner, a rollout worker, an environment, a sandbox, a
+worker of the math verifier, or the run's own process, after which the soak test resumes the run. A victim is
+killed, is stopped (SIGSTOP), crashes (SIGSEGV), or runs out of memory. All kinds of victims are about equally
+frequent, and so are all ways. At the end, the soak test stops the run in an orderly way, and check_run.py
+reads the files of the run. With ``--baselines``, the run then makes two more updates and ends. The soak test
+compares its accuracy with that of undisturbed runs with the same number of updates.
 
     python benchmarks/soak.py --minutes 10 --seed 0
     python benchmarks/soak.py --minutes 5 --victims engine,run --ways kill --baselines 0
 
-Prints what was done, how long each recovery took, and a verdict on each promise; exits with 1 if one is
-broken. It ends in a time that it says at its beginning; it gives its verdicts also when it is terminated
-before. A victim that runs out of memory shares a control group of 64 MiB with a process that allocates
-without end. Where control groups cannot be made (as a plain user), it gets no more address space instead.
+The soak test prints each failure, the time of each recovery, and a verdict on each guarantee. It exits with 1
+if a guarantee is violated. It first prints its maximum duration. It also prints its verdicts if it is
+terminated early. A victim that runs out of memory shares a control group of 64 MiB with a process that
+allocates memory endlessly. Where the soak test cannot create control groups (as a plain user), it limits the
+address space of the victim instead.
 """
 
 from __future__ import annotations
@@ -44,23 +46,23 @@ from soak_run import PATIENCE, SILENCE, Run
 from soak_victims import END, KINDS, SEVERAL, WAYS, Victim, draws, victims
 
 _ABSENT = 20.0
-"""Seconds to wait for a victim that is not there: it may just be started."""
+"""Seconds to wait for a victim that does not exist, because it may be starting."""
 _PARTS = {"engine": "engine", "EngineCore": "engine", "learner rank": "learner"}
-"""Of which part of the run its events speak when a victim of a kind is lost."""
+"""The part that the run's events name when a victim of a kind is lost."""
 
 
 @dataclass
 class Death:
-    """One death, and what came of it; all times are in seconds.
+    """One death and its recovery; all times are in seconds.
 
     Attributes:
-        at: since the first update.
-        how: signal, or another cause.
-        update: the last update before.
-        found: until the run had noticed; None: it does not say.
-        back: until another process had its place; None: not in time.
-        next_update: until the next update was made; None: not in time.
-        own: of ``back``, the start-up of the engine that took the place: from the start of its process on.
+        at: the time since the first update.
+        how: the signal, or another cause.
+        update: the last update before the death.
+        found: the time until the run detected the death; None: the run does not report it.
+        back: the time until another process replaced the victim; None: not in time.
+        next_update: the time until the next update; None: not in time.
+        own: the part of ``back`` that the replacement engine took to start, from the start of its process.
     """
 
     at: float
@@ -75,7 +77,7 @@ class Death:
 
 
 def strike(run: Run, victim: Victim, way: str, began: float) -> Death:
-    """End a process, and wait for the recovery."""
+    """End a process, and wait until the run recovers."""
     update, family = run.updates, run.family() if victim.kind == "run" else []
     struck, clock = time.monotonic(), time.time()
     death = Death(struck - began, victim.kind, victim.name, "", update)
@@ -101,7 +103,7 @@ def strike(run: Run, victim: Victim, way: str, began: float) -> Death:
 
 
 def replaced(run: Run, victim: Victim) -> bool:
-    """Whether a victim is gone and, where it was the only one of its kind, another one has its place."""
+    """Return whether a victim is gone and, if it was the only one of its kind, has been replaced."""
     with suppress(psutil.NoSuchProcess):
         if victim.process.status() != psutil.STATUS_ZOMBIE:
             return False
@@ -113,7 +115,7 @@ def replaced(run: Run, victim: Victim) -> bool:
 
 
 def read_times(run: Run, death: Death, struck: float) -> None:
-    """Put down what the run itself says of a death, which is more exact than what is seen from here."""
+    """Record the times of a death from the run's own events, which are more exact than those seen here."""
     times = dict[str, float]()
     for event in run.events(struck):
         if event.get("part", "").startswith(_PARTS[death.kind]):
@@ -128,13 +130,13 @@ def read_times(run: Run, death: Death, struck: float) -> None:
 
 
 def age(process: psutil.Process) -> float:
-    """Return how many seconds ago a process began, more exactly than its date says."""
+    """Return the age of a process in seconds, more exactly than its start date allows."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def first_start(run: Run) -> float | None:
-    """Seconds in which the run's first engine started, beside the learner, until it had its weights."""
+    """Return the seconds until the run's first engine, started beside the learner, had its weights."""
     engines = [v.process for v in victims(run.path, run.process.pid) if v.kind == "engine"]
     loads = [event["time"] for event in run.events() if event["event"] == "loaded"]
     return age(engines[0]) - (time.time() - loads[0]) if engines and loads else None
@@ -143,12 +145,15 @@ def first_start(run: Run) -> float | None:
 def soak(
     run: Run, minutes: float, mean: float, pairs: Iterator[tuple[str, str]], seed: int, deaths: list[Death]
 ) -> None:
-    """Have processes die until the time is over.
+    """End processes at random until the time is over.
 
     Args:
-        run: has made its first update.
-        pairs: kinds of victims, each with a way.
-        deaths: takes each death.
+        run: the run, which has made its first update.
+        minutes: the duration.
+        mean: the mean number of seconds between a recovery and the next death.
+        pairs: the kinds of victims, each with a way.
+        seed: the seed of the moments and of the victims.
+        deaths: the list to which each death is appended.
     """
     chance, began = random.Random(seed), time.monotonic()
     run.until = began + 60 * minutes + PATIENCE
@@ -172,7 +177,7 @@ def soak(
 
 
 def row(death: Death) -> str:
-    """A line of the table of deaths."""
+    """Return the line of a death in the table of deaths."""
     back, moved = (f"{s:.1f} s" if s is not None else "never" for s in (death.back, death.next_update))
     found = "" if death.found is None else f"found {death.found:.1f} s"
     return (
@@ -182,29 +187,31 @@ def row(death: Death) -> str:
 
 
 def summary(deaths: Sequence[Death], start: float | None) -> list[str]:
-    """Lines on what died, how soon that was found, and how soon an engine was replaced."""
+    """Return lines on what died, how soon the run detected it, and how soon engines were replaced."""
     counts = (Counter(death.kind for death in deaths), Counter(death.how for death in deaths))
     lines = ["; ".join(", ".join(f"{n} {name}" for name, n in count.items()) for count in counts)]
     found = [(death.how == "SIGSTOP", death.found) for death in deaths if death.found is not None]
     for stopped, what in ((False, "deaths"), (True, f"freezes (limit {SILENCE:g} s)")):
         if times := [each for was, each in found if was is stopped]:
-            lines.append(f"{what} were found within {spread(times)}")
+            lines.append(f"{what} were detected within {spread(times)}")
     if back := [death.back for death in deaths if death.back is not None and death.own is not None]:
-        lines.append(f"engines were replaced within {spread(back)}; the first one started in {start:.1f} s")
+        lines.append(
+            f"engines were replaced within {spread(back)}; the first engine started in {start:.1f} s"
+        )
     for stopped, what in ((False, "killed"), (True, "stopped")):
         over = [d.back - d.own for d in deaths if d.back and d.own and (d.how == "SIGSTOP") is stopped]
         if over:
-            lines.append(f"of that the start of another process began after {spread(over)} ({what})")
+            lines.append(f"their new processes started within {spread(over)} ({what})")
     return lines
 
 
 def spread(seconds: Sequence[float]) -> str:
-    """Say how long something took."""
+    """Return the maximum and the median of durations, in words."""
     return f"{max(seconds):.1f} s (median {statistics.median(seconds):.1f} s of {len(seconds)})"
 
 
 def verdicts(run: Run, deaths: list[Death]) -> list[Verdict]:
-    """Return the checker's verdicts, and those on what only this process has seen."""
+    """Return the verdicts of the checker, and those on what only this process has observed."""
     found = check_run.check(read_files(run.path, run.journals), worth)
     late = [row(death) for death in deaths if death.back is None or death.next_update is None]
     found.append(Verdict("each death is recovered from", f"{len(deaths)} deaths", late))
@@ -213,35 +220,50 @@ def verdicts(run: Run, deaths: list[Death]) -> list[Verdict]:
 
 
 def chosen(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """Return what reads a list of such names."""
+    """Return a parser for a list of known names."""
 
     def read(text: str) -> list[str]:
         names = text.split(",")
         if unknown := sorted(set(names) - set(known)):
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(known)}")
         return names
 
     return read
 
 
 def read_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     arguments = parser(__doc__ or "", "soak")
-    arguments.add_argument("--minutes", type=float, default=10.0, help="for which processes die (10)")
     arguments.add_argument(
-        "--seed", type=int, default=0, help="of the run, of the moments and of the victims"
+        "--minutes", type=float, default=10.0, help="minutes during which processes die (default: 10)"
     )
-    arguments.add_argument("--mean", type=float, default=30.0, help="seconds between recovery and death (30)")
-    arguments.add_argument("--victims", type=chosen(KINDS), default=KINDS, help=f"of: {', '.join(KINDS)}")
-    arguments.add_argument("--ways", type=chosen(WAYS), default=WAYS, help=f"of: {', '.join(WAYS)}")
-    arguments.add_argument("--baselines", type=int, default=3, help="undisturbed runs to compare with (3)")
-    arguments.add_argument("--problems", type=int, default=256, help="on which accuracy is measured (256)")
-    arguments.add_argument("settings", nargs="*", help="of the run, as key.sub=value")
+    arguments.add_argument(
+        "--seed", type=int, default=0, help="seed of the run, of the moments and of the victims"
+    )
+    arguments.add_argument(
+        "--mean",
+        type=float,
+        default=30.0,
+        help="mean seconds between a recovery and the next death (default: 30)",
+    )
+    arguments.add_argument(
+        "--victims", type=chosen(KINDS), default=KINDS, help=f"kinds of victims (default: {', '.join(KINDS)})"
+    )
+    arguments.add_argument(
+        "--ways", type=chosen(WAYS), default=WAYS, help=f"ways to fail (default: {', '.join(WAYS)})"
+    )
+    arguments.add_argument(
+        "--baselines", type=int, default=3, help="undisturbed runs for comparison (default: 3)"
+    )
+    arguments.add_argument(
+        "--problems", type=int, default=256, help="problems of an accuracy measurement (default: 256)"
+    )
+    arguments.add_argument("settings", nargs="*", help="settings of the run, as key.sub=value")
     return arguments.parse_args()
 
 
 def disturbed(folder: Path, given: argparse.Namespace) -> tuple[Run, list[Death], float | None]:
-    """Make the run whose parts die; return it, each death, and how long its first engine took to start."""
+    """Make the run whose parts die; return it, its deaths, and the startup time of its first engine."""
     problems = given.problems if given.baselines else 0
     settings = ["steps=1000000", f"seed={given.seed}", f"evaluation.problems={problems}"]
     if "rollout worker" in given.victims:
@@ -249,7 +271,7 @@ def disturbed(folder: Path, given: argparse.Namespace) -> tuple[Run, list[Death]
     run, deaths, start = Run(folder, [*settings, *given.settings]), list[Death](), None
     try:
         if run.wait("the first update", lambda: run.updates > 0) is None:
-            sys.exit(f"the run did not begin: {run.said()}")
+            sys.exit(f"the run did not start: {run.said()}")
         start = first_start(run)
         pairs = draws(given.victims, given.ways, given.seed)
         soak(run, given.minutes, given.mean, pairs, given.seed, deaths)
@@ -264,12 +286,12 @@ def disturbed(folder: Path, given: argparse.Namespace) -> tuple[Run, list[Death]
 
 
 def interrupt(number: int, frame: object) -> None:
-    """Go over to the verdicts."""
-    raise InterruptedError(f"the soak was cut short by {signal.Signals(number).name}")
+    """Interrupt the soak test, which then gives its verdicts."""
+    raise InterruptedError(f"{signal.Signals(number).name} ended the soak test early")
 
 
 def main() -> None:
-    """Soak, check, print, save."""
+    """Run the soak test, check the run, print the verdicts, and save the results."""
     given = read_arguments()
     folder = given.output / f"seed-{given.seed}"
     shutil.rmtree(folder, ignore_errors=True)

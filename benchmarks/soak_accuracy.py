@@ -1,4 +1,4 @@
-"""The accuracy of a run of soak.py, held against that of runs in which nothing dies."""
+"""Compares the accuracy of a run of soak.py with that of undisturbed runs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from soak_run import AREAL, SETTINGS
 
 
 def accuracies(path: Path) -> list[float]:
-    """The accuracies of a run on held-out problems, from before its first update to after its last."""
+    """Return the held-out accuracies of a run, from before its first update to after its last one."""
     lines = read_lines(path / "metrics.jsonl")
     return [line[key] for line in lines for key in line if key.startswith("eval/") and key.endswith("avg@1")]
 
 
 def undisturbed(folder: Path, updates: int, seeds: Sequence[int], problems: int, limit: float) -> list[Path]:
-    """Make runs side by side in which nothing dies; return those that came to their end.
+    """Make concurrent runs in which nothing dies, and return those that finished.
 
     Args:
-        folder: for their directories.
-        limit: seconds that they have.
+        folder: the folder for their run directories.
+        updates: the number of updates of each run.
+        seeds: the seeds, one per run.
+        problems: the number of problems for an accuracy measurement.
+        limit: the maximum number of seconds.
     """
     runs = {seed: folder / f"undisturbed-{seed}" for seed in seeds}
     until, processes = time.monotonic() + limit, dict[int, subprocess.Popen[bytes]]()
@@ -42,7 +45,7 @@ def undisturbed(folder: Path, updates: int, seeds: Sequence[int], problems: int,
             try:
                 process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
-                print(f"{runs[seed]} is not at its end after {limit:.0f} s", file=sys.stderr)
+                print(f"{runs[seed]} did not finish within {limit:.0f} s", file=sys.stderr)
     finally:
         for process in processes.values():
             process.kill()
@@ -51,11 +54,11 @@ def undisturbed(folder: Path, updates: int, seeds: Sequence[int], problems: int,
 
 
 def compared(run: Path, others: Sequence[Path], problems: int) -> Verdict:
-    """Say whether a run is as good at its end as undisturbed ones with as many updates.
+    """Return whether the final accuracy of a run equals that of undisturbed runs with as many updates.
 
-    The margin is three standard errors of the difference between one run and the mean of ``others``: runs
-    differ by their seeds (as far as so few show it), and each is measured on so many problems. It says little
-    where the runs have learned no more than that.
+    The margin is three standard errors of the difference between one run and the mean of ``others``. Runs
+    differ by their seeds (as far as so few runs show it), and each accuracy is measured on a limited number
+    of problems. The verdict means little if the runs have learned no more than the margin.
     """
     promise = "the accuracy of an undisturbed run"
     if not others or len(accuracies(run)) < 2:
@@ -69,5 +72,5 @@ def compared(run: Path, others: Sequence[Path], problems: int) -> Verdict:
     text += (
         f"; before training {before:.3f}{'' if abs(mean - before) > margin else ': TOO LITTLE WAS LEARNED'}"
     )
-    broken = [] if abs(disturbed - mean) <= margin else [f"it is off by {abs(disturbed - mean):.3f}"]
+    broken = [] if abs(disturbed - mean) <= margin else [f"the difference is {abs(disturbed - mean):.3f}"]
     return Verdict(promise, text, broken)

@@ -1,7 +1,7 @@
-"""The environment of soak.py: arithmetic whose answers a sandbox and the math verifier both judge.
+"""Defines the environment of soak.py: arithmetic that both a sandbox and the math verifier judge.
 
-Each answer is computed in a sandboxed process, and compared by a worker of the math verifier, so that both
-have something to do in each episode. What an answer is worth can also be told without either: :func:`worth`.
+A sandboxed process computes each answer, and a worker of the math verifier compares it, so that both have
+work in each episode. :func:`worth` computes the reward of an answer without either of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BOX = re.compile(r"\\boxed\{(-?[0-9]{1,9})\}")
 
 
 def problem(index: int, split: str = "train") -> tuple[str, int]:
-    """Return a problem, and its answer."""
+    """Return a problem and its answer."""
     drawn = random.Random(f"{split} {index}")
     a, b, c = (drawn.randint(10, 99) for _ in range(3))
     signs = drawn.choice("+-"), drawn.choice("+-")
@@ -31,19 +31,19 @@ def problem(index: int, split: str = "train") -> tuple[str, int]:
 
 
 def answer(action: str) -> str:
-    """Return the number in the last box; empty if there is none."""
+    """Return the number in the last box, or an empty string if there is none."""
     return (_BOX.findall(action) or [""])[-1]
 
 
 def worth(task: dict[str, Any], actions: list[str]) -> float:
-    """Return what an episode is worth by plain arithmetic."""
+    """Return the reward that an episode deserves, by plain arithmetic."""
     options = task["options"]
     _, value = problem(options["index"], options.get("split", "train"))
     return float(answer(actions[-1]) not in ("", "-") and int(answer(actions[-1])) == value)
 
 
 class SoakEnv(gymnasium.Env[str, str]):
-    """One problem, one answer, judged twice; each judgment is half of the reward."""
+    """An environment with one problem and one answer, which is judged twice, for half of the reward each."""
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
 
@@ -53,12 +53,12 @@ class SoakEnv(gymnasium.Env[str, str]):
         self._code = CodeVerifier(shared_sandbox("soak", "env_options", "local", allow_weak=True))
 
     def count(self, split: str) -> None:
-        """Say that there is no end to the problems."""
+        """Return None, because the number of problems is unlimited."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """Ask a problem."""
+        """Return the prompt of a problem."""
         super().reset(seed=seed)
         options = options or {}
         index = options.get("index", int(self.np_random.integers(2**31)))
@@ -69,8 +69,8 @@ class SoakEnv(gymnasium.Env[str, str]):
         """Judge an answer.
 
         Raises:
-            SandboxUnavailable: the sandbox failed each time; there is no reward.
-            VerifierError: the math verifier did.
+            SandboxUnavailable: the sandbox failed in each attempt, so there is no reward.
+            VerifierError: the math verifier failed in each attempt, so there is no reward.
         """
         found, parts = answer(action), {"computed": 0.0, "verified": 0.0}
         if found:

@@ -1,4 +1,4 @@
-"""The training run of soak.py: it is started, watched, resumed where it ends, and stopped."""
+"""Starts, watches, resumes and stops the training run of soak.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from run_files import Record, read_lines
 
 AREAL = [sys.executable, "-m", "areal"]
 SILENCE = 6.0
-"""Seconds without a heartbeat after which a part of the run is taken for frozen."""
+"""Seconds without a heartbeat after which a part of the run counts as frozen."""
 SETTINGS = [
     f"env={Path(__file__).parent / 'soak_env.py'}:SoakEnv",
     *("recipe=none", "device=cpu", "model=starter", "learner.threads=1", "engine.threads=1"),
@@ -27,23 +27,23 @@ SETTINGS = [
     *("checkpoint.every=10", f"run.stall_limit={10 * SILENCE}", "run.max_restarts=1000"),
 ]
 PATIENCE = 240.0
-"""Seconds for a start, and for a recovery; this machine may be busy."""
+"""Maximum seconds for a start or a recovery, which allow for a busy machine."""
 _SUSPENDED = 8.0
-"""Seconds for which the run itself is stopped, before it may go on."""
+"""Seconds for which the run itself is stopped before it continues."""
 _LOOK = 0.1
 
 
 class Run:
-    """A training run in a process of its own, which is started again where that ends.
+    """A training run in its own process, which is restarted when it ends.
 
     Args:
-        folder: its directory will be ``run`` in there.
+        folder: the folder in which the run directory ``run`` is created.
         settings: further settings, as ``key.sub=value``.
 
     Attributes:
-        starts: processes of the run so far.
-        ends: what was said by those that ended unasked, or that did not end when they were asked to.
-        until: a time of ``time.monotonic()`` at which nothing is waited for any longer.
+        starts: the number of processes of the run so far.
+        ends: messages on processes that ended without a request, or did not end on request.
+        until: the time of ``time.monotonic()`` at which all waiting ends.
     """
 
     def __init__(self, folder: Path, settings: Sequence[str]) -> None:
@@ -61,7 +61,7 @@ class Run:
             )
 
     def resume(self, *settings: str) -> None:
-        """Go on; what the run has left in its journal is kept for the checker."""
+        """Resume the run, and keep a copy of its journal for the checker."""
         self.keep_journal()
         if (self.path / "starts.jsonl").exists():
             self._start("train", "--resume", str(self.path), *settings)
@@ -70,7 +70,7 @@ class Run:
             self._start("train", f"output={self.folder}", "name=run", *self.settings)
 
     def keep_journal(self) -> None:
-        """Copy the journal, as it is between two processes of the run."""
+        """Copy the journal in its state between two processes of the run."""
         if not (self.path / "journal").exists():
             return
         copy = self.journals / f"{self.starts:03d}"
@@ -82,28 +82,28 @@ class Run:
 
     @property
     def updates(self) -> int:
-        """The last update that was made."""
+        """The number of the last finished update."""
         return max(self._made(), default=0)
 
     def _made(self) -> set[int]:
         return {line["step"] for line in read_lines(self.path / "metrics.jsonl") if "loss" in line}
 
     def events(self, since: float = 0.0) -> list[Record]:
-        """Return what the run has written down since a time of ``time.time()``."""
+        """Return the events that the run has recorded since a time of ``time.time()``."""
         events = read_lines(self.path / "events.jsonl")
         return [event for event in events if event["time"] >= since]
 
     def missing(self) -> set[str]:
-        """Return the kinds of parts (engine, learner) of which one was lost and is not back."""
+        """Return the kinds of parts (engine, learner) of which one was lost and has not been replaced."""
         return {part.split()[0] for part in check_run.not_back(self.events())}
 
     def said(self) -> str:
-        """Return the last line of the process that has ended."""
+        """Return the last output line of the process that has ended."""
         lines = (self.folder / f"run-{self.starts}.log").read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "nothing"
 
     def family(self) -> list[psutil.Process]:
-        """Return its process and all below it."""
+        """Return the process of the run and all its descendants."""
         try:
             own = psutil.Process(self.process.pid)
             return [own, *own.children(recursive=True)]
@@ -111,7 +111,7 @@ class Run:
             return []
 
     def wait(self, what: str, found: Callable[[], bool], seconds: float = PATIENCE) -> float | None:
-        """Wait for something; resume a run that ends meanwhile. Returns how long it took; None: too long."""
+        """Wait for a condition, resuming the run if it ends; return the seconds taken, None if too long."""
         began = time.monotonic()
         while time.monotonic() < min(began + seconds, self.until):
             if found():
@@ -126,11 +126,11 @@ class Run:
         return None
 
     def come_back(self, family: list[psutil.Process], suspended: bool) -> int:
-        """Have it go on after it was killed, or stopped; return the last update that it had made then.
+        """Continue a killed or stopped run, and return the last update that it had made before.
 
         Args:
-            family: all of its processes before.
-            suspended: it was stopped.
+            family: all processes of the run before it was killed.
+            suspended: whether the run was stopped rather than killed.
         """
         if suspended:
             time.sleep(_SUSPENDED)
@@ -139,41 +139,41 @@ class Run:
             return made
         self.ended(20)
         left = psutil.wait_procs(family[1:], timeout=20)[1]
-        self.ends += [f"{process.pid} outlived the run that was killed" for process in left]
+        self.ends += [f"process {process.pid} outlived the killed run" for process in left]
         made = self.updates
         self.resume()
         return made
 
     def ended(self, seconds: float) -> bool:
-        """Wait for its process to end; it is killed where it takes too long."""
+        """Wait for the process to end, and kill it if it takes too long; return whether it ended in time."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.ends.append(f"not within {seconds:.0f} s: {self.said()}")
+            self.ends.append(f"it did not end within {seconds:.0f} s: {self.said()}")
             self.kill()
             return False
         return True
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill all processes of the run."""
         for process in self.family():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait()
 
     def go_on(self, seconds: float) -> None:
-        """Let it train for so long."""
+        """Let the run train for a number of seconds."""
         until = time.monotonic() + seconds
         self.wait("its next death", lambda: time.monotonic() > until, math.inf)
 
     def stop(self) -> None:
-        """Stop it in order."""
+        """Stop the run in an orderly way."""
         self.process.send_signal(signal.SIGINT)
         if self.ended(PATIENCE / 2) and self.process.returncode != 130:
             self.ends.append(f"when it was stopped: exit code {self.process.returncode}: {self.said()}")
 
     def finish(self) -> None:
-        """Have it make two more updates, after it was stopped, and end."""
+        """Resume the stopped run for two more updates, after which it ends."""
         self.resume(f"steps={self.updates + 2}")
         if self.ended(PATIENCE) and self.process.returncode != 0:
             self.ends.append(f"at its end: exit code {self.process.returncode}: {self.said()}")

@@ -1,4 +1,4 @@
-"""The processes of a run that may die, and ways to have them die."""
+"""Finds the processes of a run that may die, and ends them in several ways."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from typing import NamedTuple
 import psutil
 
 WORKERS = ("engine", "learner rank", "rollout worker")
-"""Kinds of workers of the run's status, by how their names begin."""
+"""Kinds of workers in the run's status, by the prefixes of their names."""
 SEVERAL = ("environment", "zygote", "math worker")
-"""Kinds of which each environment has its own, and that are started when they are needed."""
+"""Kinds that are started on demand and of which each environment has its own."""
 KINDS = (*WORKERS, "EngineCore", *SEVERAL, "run")
 WAYS = ("kill", "stop", "crash", "memory")
 _BOMB = "hog = []\nwhile True: hog.append(bytearray(b'x' * 2**20))"
 _ROOM = 64 << 20
-"""Bytes of memory that a victim and a bomb have together."""
+"""Bytes of memory that a victim and a bomb share."""
 _FIRST = "1000"
-"""What makes a process the first that the kernel's out-of-memory killer takes."""
+"""The score that makes a process the first choice of the kernel's out-of-memory killer."""
 
 
 class Victim(NamedTuple):
     """A process of a run.
 
     Attributes:
-        kind: what it is for, of KINDS.
-        name: of this one.
+        kind: one of KINDS.
+        name: the name of this process.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Victim(NamedTuple):
 
 
 def draws(kinds: Sequence[str], ways: Sequence[str], seed: int) -> Iterator[tuple[str, str]]:
-    """Yield kinds and ways for ever: each kind once in a round, and with each way once in so many rounds."""
+    """Yield pairs endlessly: each kind once per round, and with each way once in as many rounds as ways."""
     chance = random.Random(f"draws {seed}")
     while True:
         order, turned = chance.sample(kinds, len(kinds)), chance.sample(ways, len(ways))
@@ -53,11 +53,11 @@ def draws(kinds: Sequence[str], ways: Sequence[str], seed: int) -> Iterator[tupl
 
 
 def victims(run: Path, own: int) -> list[Victim]:
-    """Return all that may die now.
+    """Return all processes that may die now.
 
     Args:
-        run: its directory.
-        own: number of the run's own process.
+        run: the run directory.
+        own: the PID of the run's own process.
     """
     with contextlib.suppress(psutil.NoSuchProcess):
         return [Victim("run", "the run", psutil.Process(own)), *_workers(run, own), *_below(own)]
@@ -65,7 +65,7 @@ def victims(run: Path, own: int) -> list[Victim]:
 
 
 def _workers(run: Path, own: int) -> Iterator[Victim]:
-    """Yield the workers of the run's status, which `areal status` shows."""
+    """Yield the workers in the run's status, which `areal status` shows."""
     with contextlib.suppress(FileNotFoundError):
         status = json.loads((run / "status.json").read_text())
         for worker in status["workers"] if status["pid"] == own else []:
@@ -76,7 +76,7 @@ def _workers(run: Path, own: int) -> Iterator[Victim]:
 
 
 def _below(own: int) -> Iterator[Victim]:
-    """Yield what is found in the tree of processes."""
+    """Yield the victims in the process tree."""
     for process in psutil.Process(own).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             words = " ".join(process.cmdline())
@@ -95,28 +95,29 @@ def _is_zygote(words: str) -> bool:
 
 
 def _is_run(process: psutil.Process) -> bool:
-    """Whether a process is one that a zygote has forked: if it crashes, that is its program's doing."""
+    """Return whether a zygote forked the process, so that a crash is the fault of its program."""
     above = process.parents()[:2]
     return len(above) == 2 and all(_is_zygote(" ".join(each.cmdline())) for each in above)
 
 
 def kill(victim: psutil.Process) -> str:
-    """End it by SIGKILL."""
+    """End a process with SIGKILL."""
     victim.send_signal(signal.SIGKILL)
     return "SIGKILL"
 
 
 def stop(victim: psutil.Process) -> str:
-    """Stop it by SIGSTOP, for good."""
+    """Stop a process permanently with SIGSTOP."""
     victim.send_signal(signal.SIGSTOP)
     return "SIGSTOP"
 
 
 def crash(victim: psutil.Process) -> str:
-    """End it by SIGSEGV, as native code might.
+    """End a process with SIGSEGV, as a bug in native code might.
 
-    Libraries have handlers that take the first one for their own guard page's, and let the process go on. The
-    first process of a namespace, as a zygote is, gets none from outside: it ends by SIGKILL.
+    Some libraries have handlers that attribute the first SIGSEGV to their own guard page and let the process
+    continue. The first process of a namespace, such as a zygote, receives no SIGSEGV from outside, and ends
+    with SIGKILL instead.
     """
     if _is_first(victim):
         return kill(victim)
@@ -128,7 +129,7 @@ def crash(victim: psutil.Process) -> str:
 
 
 def _is_first(process: psutil.Process) -> bool:
-    """Whether a process is the first of its namespace of processes."""
+    """Return whether a process is the first of its PID namespace."""
     with contextlib.suppress(FileNotFoundError):  # it has just ended
         lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
         return any(line.startswith("NSpid:") and line.split()[-1] == "1" for line in lines)
@@ -136,10 +137,10 @@ def _is_first(process: psutil.Process) -> bool:
 
 
 def memory(victim: psutil.Process) -> str:
-    """Have the kernel's out-of-memory killer take it: a process beside it allocates without end.
+    """Make the kernel's out-of-memory killer end a process, while another process allocates endlessly.
 
-    Both are in a control group that has hardly any memory. Where none can be made, the victim gets no more
-    address space, and its next allocation fails.
+    Both processes are in a control group with little memory. Where no control group can be created, the
+    victim gets no more address space, so its next allocation fails.
     """
     group = _new_group(victim.pid)
     if group is None:
@@ -169,11 +170,11 @@ def _bomb(victim: psutil.Process, group: Path) -> None:
 
 
 END: dict[str, Callable[[psutil.Process], str]] = dict(zip(WAYS, (kill, stop, crash, memory), strict=True))
-"""Each ends a process, and returns how."""
+"""Functions that end a process and return the cause of its death."""
 
 
 def _new_group(pid: int) -> Path | None:
-    """Make a control group with little memory beside that of a process; None where that is not allowed."""
+    """Create a control group with little memory beside that of a process; None: that is not permitted."""
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):

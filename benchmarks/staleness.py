@@ -1,19 +1,19 @@
-"""What staleness costs and what it buys: final held-out accuracy and throughput for each η and objective.
+"""Measures the cost and the benefit of staleness: held-out accuracy and throughput for each η and objective.
 
     python benchmarks/staleness.py                                  # everything: 42 runs
     python benchmarks/staleness.py --eta 0,4,inf --seeds 0          # a part
     python benchmarks/staleness.py --jobs 6 --device cuda           # several runs at a time on one GPU
     python benchmarks/staleness.py --draw                           # only the table and the picture again
 
-The ablation of arXiv 2505.24298, table 2 and figure 5c, on the model that ships with areal and math-v1: the
-naive objective (PPO's clipping around the policy that sampled) against the decoupled one (eq 5). At η=0
-nothing is stale: there both measure the noise.
+The benchmark is the ablation of arXiv 2505.24298, table 2 and figure 5c, on the model that ships with areal
+and math-v1. It compares the naive objective (PPO's clipping around the policy that sampled) with the
+decoupled one (eq. 5). At η=0, no sample is stale, so both objectives measure the noise there.
 
-Each run is `areal train` in a process of its own and leaves one JSON file, so a stopped sweep goes on where
-it was, and a run that failed is made again by the same command and never counted. Settings given as
-key.sub=value reach every run. An η is an upper bound: the staleness that the consumed samples really had is
-measured and shown beside it. No training problem comes twice, so the reward averaged over a run says how fast
-it learned, where runs end at the same accuracy.
+Each run is `areal train` in its own process and leaves one JSON file, so a stopped sweep continues where it
+was. The same command repeats a failed run, which never counts. Settings given as key.sub=value apply to every
+run. η is an upper bound. The table also shows the measured staleness of the consumed samples. No training
+problem occurs twice, so the mean reward over a run shows how fast the run learned, even if runs end at the
+same accuracy.
 """
 
 from __future__ import annotations
@@ -72,28 +72,32 @@ class Point:
 
 def main() -> None:
     options = parser(__doc__, "staleness")
-    options.add_argument("--eta", default=",".join(ETAS), help="which (%(default)s)")
-    options.add_argument("--objective", default=",".join(OBJECTIVES), help="which (%(default)s)")
-    options.add_argument("--seeds", default="0,1,2", help="which (%(default)s)")
-    options.add_argument("--steps", type=int, default=120, help="updates of each run (%(default)s)")
-    options.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
+    options.add_argument("--eta", default=",".join(ETAS), help="values of η (default: %(default)s)")
+    options.add_argument(
+        "--objective", default=",".join(OBJECTIVES), help="objectives (default: %(default)s)"
+    )
+    options.add_argument("--seeds", default="0,1,2", help="seeds (default: %(default)s)")
+    options.add_argument("--steps", type=int, default=120, help="updates per run (default: %(default)s)")
+    options.add_argument("--jobs", type=int, default=1, help="concurrent runs (default: %(default)s)")
     options.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    options.add_argument("--draw", action="store_true", help="make no run, only the table and the picture")
-    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of every run")
+    options.add_argument(
+        "--draw", action="store_true", help="only make the table and the picture, without runs"
+    )
+    options.add_argument("overrides", nargs="*", metavar="key=value", help="settings of all runs")
     arguments = options.parse_args()
     failed = [] if arguments.draw else sweep(arguments)
     rows = summary(arguments.output / "runs")
     if not rows:
-        sys.exit("no finished run")
+        sys.exit("there is no finished run")
     save(arguments.output, "staleness", {"rows": rows})
     print(table(rows))
     draw(rows, arguments.output)
     if failed:
-        sys.exit(f"{len(failed)} runs failed, the same command makes them again: {', '.join(failed)}")
+        sys.exit(f"{len(failed)} runs failed. The same command repeats them: {', '.join(failed)}")
 
 
 def sweep(arguments: argparse.Namespace) -> list[str]:
-    """Make the runs that are missing; return the names of those that failed."""
+    """Make the missing runs, and return the names of those that failed."""
     points = [
         Point(eta, objective, int(seed))
         # Seed after seed: a sweep that is stopped early has every η.
@@ -132,7 +136,7 @@ def run(output: Path, point: Point, settings: list[str]) -> None:
 
 
 def outcome(metrics: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a run's figures; speeds and staleness are those of its second half."""
+    """Return the metrics of a run, with the speeds and the staleness of its second half."""
     accuracies = [row["eval/math-v1/avg@1"] for row in metrics if "eval/math-v1/avg@1" in row]
     steps = [row for row in metrics if "time/step" in row]
     half = steps[len(steps) // 2 :]
@@ -151,7 +155,7 @@ def outcome(metrics: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def summary(folder: Path) -> list[dict[str, Any]]:
-    """Return one row for each η and objective that has a finished run, over its seeds."""
+    """Return one row, over all seeds, for each η and objective with a finished run."""
     runs = [json.loads(path.read_text())["results"] for path in sorted(folder.glob("eta-*.json"))]
     rows = []
     for eta, objective in itertools.product(sorted({r["eta"] for r in runs}, key=float), OBJECTIVES):
@@ -175,7 +179,7 @@ def summary(folder: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the rows in Markdown, as the paper's table 2 has them."""
+    """Return the rows as a Markdown table, in the form of table 2 of the paper."""
     lines = [
         "| η | accuracy: naive | decoupled | mean reward: naive | decoupled | staleness had | tokens/s |",
         "|---|---|---|---|---|---|---|",
@@ -204,7 +208,7 @@ def _eta(eta: str) -> str:
 
 
 def draw(rows: list[dict[str, Any]], output: Path) -> None:
-    """Draw accuracy and speed of learning of both objectives, and throughput, over η."""
+    """Draw the accuracy, the learning speed and the throughput of both objectives over η."""
     etas = list(dict.fromkeys(row["eta"] for row in rows))
     with picture(output, "staleness", "What staleness costs and what it gains", (13, 4)) as figure:
         left, middle, right = figure.subplots(1, 3)

@@ -1,14 +1,14 @@
-"""Completions per second of a whole run: generation, update and weight transfer together.
+"""Measures the completions per second of a whole run: generation, update and weight transfer together.
 
     python benchmarks/throughput.py [--steps 60] [key.sub=value ...]
 
-16 problems × 8 completions of 32 tokens an update, on a transformer of 0.9 million parameters with random
-weights (which hardly ever ends a response early), with rewards that are noise, so that the learner has work
-to do for every group. The figure leaves out the first ten updates: vLLM compiles kernels in them. On a GPU:
+Each update has 16 problems × 8 completions of 32 tokens. The model is a transformer of 0.9 million parameters
+with random weights, which hardly ever ends a response early. The rewards are noise, so that the learner has
+work for every group. The result excludes the first ten updates, in which vLLM compiles kernels. On a GPU:
 
     python benchmarks/throughput.py --device cuda --size 0.5b --mean 128 --batch 256 --tokens 1024 --steps 20
 
-with responses whose lengths are geometric, ``--mean`` on average.
+There, the response lengths are geometric, with an average of ``--mean``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WARMUP = 10
 
 
 class Noise(gymnasium.Env[str, str]):
-    """Rewards a response for the parity of its characters: nothing to learn, but no two groups are alike."""
+    """An environment that rewards the parity of a response: nothing to learn, but no two groups are alike."""
 
     observation_space = UnicodeText(1000)
     action_space = UnicodeText(10_000)
@@ -50,7 +50,7 @@ class Noise(gymnasium.Env[str, str]):
 
 
 class DrawnLength:
-    """Answers once, with a number of tokens that is geometric, ``mean`` on average, to the run's limit."""
+    """An agent that responds once, with a geometric number of tokens, ``mean`` on average, to the limit."""
 
     def __init__(self, mean: int) -> None:
         self._stays = math.log1p(-1 / mean)
@@ -72,13 +72,19 @@ def random_model(folder: Path) -> None:
 
 def main() -> None:
     options = parser(__doc__, "throughput")
-    options.add_argument("--steps", type=int, default=60, help="updates that are measured (60)")
-    options.add_argument("--warmup", type=int, default=WARMUP, help="updates before those (%(default)s)")
+    options.add_argument("--steps", type=int, default=60, help="measured updates (default: 60)")
+    options.add_argument("--warmup", type=int, default=WARMUP, help="warm-up updates (default: %(default)s)")
     options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    options.add_argument("--size", choices=list(QWEN2), help="shape of the model (the starter's)")
-    options.add_argument("--batch", type=int, default=128, help="responses of an update (%(default)s)")
-    options.add_argument("--tokens", type=int, default=32, help="of a response at most (%(default)s)")
-    options.add_argument("--mean", type=int, help="tokens of a response (as many as it may have)")
+    options.add_argument(
+        "--size", choices=list(QWEN2), help="shape of the model (default: that of the starter model)"
+    )
+    options.add_argument("--batch", type=int, default=128, help="responses per update (default: %(default)s)")
+    options.add_argument(
+        "--tokens", type=int, default=32, help="maximum tokens per response (default: %(default)s)"
+    )
+    options.add_argument(
+        "--mean", type=int, help="mean tokens per response (default: as many as a response may have)"
+    )
     options.add_argument("overrides", nargs="*", help="settings of the run, such as learner.threads=1")
     arguments = options.parse_args()
     areal.register_env("noise-v0", Noise)

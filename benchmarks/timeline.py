@@ -1,12 +1,12 @@
-"""A timeline of responses and updates, synchronous and asynchronous.
+"""Draws a timeline of responses and updates, for a synchronous and an asynchronous run.
 
     python benchmarks/timeline.py                                   # two short runs, and the picture
     python benchmarks/timeline.py --draw docs/figures/timeline.json # only the picture, from recorded figures
 
-Both runs are the real loop, on the work of benchmarks/async_vs_sync.py, responses of drawn lengths, with few
-responses at once, so that each can be seen. A response's beginning and end and the versions that sampled it
-are what the run recorded; updates and loads are placed by the times in its metrics, back from the moment at
-which it wrote each update's rollouts.
+Both runs are real training runs on the work of benchmarks/async_vs_sync.py, with drawn response lengths. Few
+responses are in flight at once, so that each one is visible. The runs record the start and the end of each
+response, and the versions that sampled it. The times of updates and weight loads follow from the run's
+metrics, counted back from the moment at which the run wrote the rollouts of each update.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WARMUP = 8
-"""Updates that are not shown: kernels are compiled in them."""
+"""The number of updates that are not shown, because they compile kernels."""
 WAYS = {"synchronous, η=0": 0, "asynchronous, η=8": 8}
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito's
 SETTINGS = (
@@ -41,14 +41,20 @@ SETTINGS = (
     "device=cpu",
 )
 UPDATES = 20
-"""Of each run."""
+"""The number of updates of each run."""
 
 
 def main() -> None:
     options = parser(__doc__, "timeline")
-    options.add_argument("--seconds", type=float, default=6, help="of each run that are shown (%(default)s)")
-    options.add_argument("--mean-length", type=int, default=32, help="of a response (%(default)s)")
-    options.add_argument("--draw", type=Path, metavar="JSON", help="make no run, only the picture again")
+    options.add_argument(
+        "--seconds", type=float, default=6, help="seconds of each run to show (default: %(default)s)"
+    )
+    options.add_argument(
+        "--mean-length", type=int, default=32, help="mean tokens per response (default: %(default)s)"
+    )
+    options.add_argument(
+        "--draw", type=Path, metavar="JSON", help="only draw the picture again, without runs"
+    )
     given = options.parse_args()
     if given.draw:
         results = json.loads(given.draw.read_text())["results"]
@@ -59,7 +65,7 @@ def main() -> None:
 
 
 def measure(mean_length: int, seconds: float) -> dict[str, Any]:
-    """Make a run of each way and return what is to be drawn of it."""
+    """Make a run of each way, and return the parts to draw."""
     results = {}
     with tempfile.TemporaryDirectory() as name:
         model = write_model(Path(name) / "model", None)
@@ -74,7 +80,7 @@ def measure(mean_length: int, seconds: float) -> dict[str, Any]:
 
 
 def read(run: Path, synchronous: bool) -> dict[str, Any]:
-    """Return responses, updates and loads of a run, in seconds since the epoch."""
+    """Return the responses, updates and weight loads of a run, in seconds since the epoch."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
     responses, updates, loads = [], [], []
     for row, following in zip(rows, [*rows[1:], None], strict=True):
@@ -99,7 +105,7 @@ def read(run: Path, synchronous: bool) -> dict[str, Any]:
 
 
 def shown(run: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Return the part of a run that is drawn, with times from its beginning."""
+    """Return the part of a run to draw, with times relative to its beginning."""
     zero = run["updates"][WARMUP - 1]["end"]
     return {
         kind: [
@@ -112,7 +118,7 @@ def shown(run: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def draw(results: dict[str, Any], folder: Path, seconds: float) -> None:
-    """Draw each way: a row for the learner, and lanes of responses below."""
+    """Draw each way as a row for the learner above lanes of responses."""
     with picture(folder, "timeline", "Responses and updates over time", (10, 7.5)) as figure:
         axes = figure.subplots(len(results), 1, sharex=True)
         for panel, (way, run) in zip(axes, results.items(), strict=True):
@@ -144,7 +150,7 @@ def draw_way(axes: Axes, run: dict[str, Any], seconds: float) -> None:
 
 
 def place(responses: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    """Give each response the first lane that is free when it begins."""
+    """Assign each response to the first lane that is free when it starts."""
     free: list[float] = []
     found = []
     for response in sorted(responses, key=lambda a: a["start"]):
@@ -155,7 +161,7 @@ def place(responses: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
 
 
 def color(version: int) -> str:
-    """Return a version's color: neighbors differ."""
+    """Return the color of a version, which differs from those of its neighbors."""
     return COLORS[version % len(COLORS)]
 
 

@@ -1,15 +1,16 @@
-"""The work of ``throughput.py`` in TRL's GRPO trainer; ``against_trl.py`` runs it with TRL's own Python.
+"""Runs the work of ``throughput.py`` in TRL's GRPO trainer, for ``against_trl.py``, with TRL's own Python.
 
     python benchmarks/trl_grpo.py MODEL generate|vllm|vllm-fp32|gpu|gpu-liger --folder FOLDER [--steps 40]
 
 TRL alternates: it generates a batch, then trains on it. The ways differ in what generates: the model itself,
-vLLM as TRL starts it in its own process, and the same with float32, which TRL has no setting for. vLLM
-repacks weights for a CPU so that TRL cannot load others: here it multiplies by the weights as they are.
+vLLM as TRL starts it in its own process, or the same with float32, for which TRL has no setting. On a CPU,
+vLLM repacks its weights so that TRL cannot load others. Here, vLLM therefore multiplies by the original
+weights.
 
-On a GPU vLLM generates in TRL's process, in bfloat16, and responses have the lengths that are drawn for
-areal's: vLLM is given each of them. *gpu-liger* has Liger's fused loss, which makes no logits.
+On a GPU, vLLM generates in TRL's process, in bfloat16. The responses have the same drawn lengths as areal's,
+which the script passes to vLLM. *gpu-liger* uses Liger's fused loss, which materializes no logits.
 
-TRL's environment lacks areal, so that what this shares with ``throughput.py`` stands here again.
+TRL's environment lacks areal, so this file repeats the code that it shares with ``throughput.py``.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PROBLEMS, GROUP, TOKENS = 16, 8, 32
 
 
 class Clock(TrainerCallback):
-    """Notes when each update ends."""
+    """A callback that records when each update ends."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -43,7 +44,7 @@ class Clock(TrainerCallback):
 
 
 def parity(completions: list[str], **_: Any) -> list[float]:
-    """The reward of ``throughput.py``: nothing to learn, but no two groups are alike."""
+    """Return the rewards of ``throughput.py``: nothing to learn, but no two groups are alike."""
     return [float(sum(map(ord, completion)) % 2) for completion in completions]
 
 
@@ -58,7 +59,7 @@ def prompts(count: int) -> Dataset:
 
 
 def started(llm: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """Start vLLM so that it keeps the weights as they were loaded."""
+    """Start vLLM without the repacking of the loaded weights."""
     import torch
     import vllm.model_executor.layers.utils
 
@@ -73,7 +74,7 @@ def started(llm: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
 
 
 def with_drawn_lengths(llm: Callable[..., Any], mean: int, longest: int) -> Callable[..., Any]:
-    """Return what starts vLLM so that each request ends at a length of its own: geometric."""
+    """Return a function that starts vLLM so that each request ends at its own geometric length."""
     stays, drawn = math.log1p(-1 / mean), random.Random(0)
 
     def start(*arguments: Any, **keywords: Any) -> Any:
@@ -95,7 +96,7 @@ def with_drawn_lengths(llm: Callable[..., Any], mean: int, longest: int) -> Call
 
 
 def of_a_gpu(way: str) -> dict[str, Any]:
-    """Return what makes TRL fastest on a GPU."""
+    """Return the settings that make TRL fastest on a GPU."""
     return {
         "bf16": True,
         "optim": "adamw_torch_fused",
@@ -114,13 +115,17 @@ def main() -> None:
     )
     options.add_argument("model")
     options.add_argument("way", choices=["generate", "vllm", "vllm-fp32", "gpu", "gpu-liger"])
-    options.add_argument("--steps", type=int, default=40, help="updates that are measured (40)")
-    options.add_argument("--warmup", type=int, default=WARMUP, help="updates before those (%(default)s)")
-    options.add_argument("--batch", type=int, default=PROBLEMS * GROUP, help="responses (%(default)s)")
-    options.add_argument("--tokens", type=int, default=TOKENS, help="of a response at most (%(default)s)")
-    options.add_argument("--mean", type=int, help="tokens of a response, on a GPU")
-    options.add_argument("--at-once", type=int, help="responses that are trained on at once (all)")
-    options.add_argument("--folder", required=True, help="of what TRL leaves")
+    options.add_argument("--steps", type=int, default=40, help="measured updates (default: 40)")
+    options.add_argument("--warmup", type=int, default=WARMUP, help="warm-up updates (default: %(default)s)")
+    options.add_argument(
+        "--batch", type=int, default=PROBLEMS * GROUP, help="responses per update (default: %(default)s)"
+    )
+    options.add_argument(
+        "--tokens", type=int, default=TOKENS, help="maximum tokens per response (default: %(default)s)"
+    )
+    options.add_argument("--mean", type=int, help="mean tokens per response, on a GPU")
+    options.add_argument("--at-once", type=int, help="responses per forward and backward pass (default: all)")
+    options.add_argument("--folder", required=True, help="folder for the output of TRL")
     arguments = options.parse_args()
     on_gpu = arguments.way.startswith("gpu")
     if arguments.way != "generate":

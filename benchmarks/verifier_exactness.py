@@ -1,13 +1,13 @@
-"""Verifier exactness: reference solutions of GSM8K and MATH-500 score 1, those of other problems 0.
+"""Checks that reference solutions of GSM8K and MATH-500 score 1, and that those of other problems score 0.
 
     python benchmarks/verifier_exactness.py --data FOLDER [--pairs N] [--workers N]
 
-FOLDER has gsm8k_test.jsonl and math500.jsonl, and may have gsm8k_train.jsonl and aime24.jsonl. Every
-reference solution, as it is published, is given to math-v1 as the answer to its own problem. Answers are
-put in classes by their text; then each class is checked against every other, in both directions: a solution
-that scores 1 for another problem does so because the answers are equal, and all such coincidences between
-different texts are listed; --pairs takes a random sample. What a check takes is given as the median and the
-99th percentile, without the wait for a worker's start.
+FOLDER contains gsm8k_test.jsonl and math500.jsonl, and optionally gsm8k_train.jsonl and aime24.jsonl. The
+benchmark gives every published reference solution to math-v1 as the answer to its own problem. It groups the
+answers into classes by their text. Then it checks each class against every other, in both directions. A
+solution that scores 1 for another problem does so because the two answers are equal. The benchmark lists all
+such coincidences between different texts. --pairs checks a random sample. The duration of a check is reported
+as the median and the 99th percentile, without the wait for the start of a worker.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from areal.rewards.math import MathVerifier
 
 
 def wrong_references(data: Path, field: str) -> list[int]:
-    """Return the problems whose own published solution does not score 1."""
+    """Return the indices of the problems whose own published solution does not score 1."""
     env = MathEnv(data=str(data), test_data=str(data))
     rows = [json.loads(line) for line in data.open(encoding="utf-8")]
     wrong = []
@@ -48,7 +48,7 @@ def classes(data: Path) -> list[str]:
 def coincidences(
     answers: list[str], pairs: int | None, workers: int
 ) -> tuple[list[float], list[tuple[str, str]]]:
-    """Check ordered pairs of different texts; return the seconds of each check, and the equivalent pairs."""
+    """Check ordered pairs of different texts, and return the seconds per check and the equivalent pairs."""
     every = [(a, b) for a in answers for b in answers if a != b]
     if pairs is not None and pairs < len(every):
         every = random.Random(0).sample(every, pairs)
@@ -68,10 +68,10 @@ def timed(verifier: MathVerifier, answer: str, target: str) -> tuple[float, bool
 
 
 def main() -> None:
-    """Check both benchmarks."""
+    """Check all benchmarks."""
     options = parser(__doc__, "verifier_exactness")
     options.add_argument("--data", type=Path, required=True)
-    options.add_argument("--pairs", type=int, help="of each benchmark; all of them if left out")
+    options.add_argument("--pairs", type=int, help="number of pairs per benchmark (default: all)")
     options.add_argument("--workers", type=int, default=2)
     given = options.parse_args()
     figures: dict[str, Any] = {}

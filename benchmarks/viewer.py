@@ -1,9 +1,10 @@
-"""How fast the page of `areal view` opens and filters a large run, and what memory its server takes.
+"""Measures how fast the page of `areal view` opens and filters a large run, and the memory of its server.
 
-A run of STEPS updates with 100 rollouts each is generated once, in OUTPUT. A server is started on it, and the
-answers that the page waits for are timed: those of opening it (page, states, settings, all metrics, the first
-list), before and after the index is whole, and lists with filters, sorts and search. So is the time until a
-headless Chromium shows the curves, if there is one. Times are medians.
+The benchmark generates a run of STEPS updates with 100 rollouts each once, in OUTPUT, and starts a server on
+it. It times the responses that the page waits for. These are the ones for opening the page (page, states,
+settings, all metrics, the first list), before and after the index is complete, and the lists with filters,
+sort orders and search. It also times a headless Chromium, if there is one, until it shows the curves. Times
+are medians.
 
     python benchmarks/viewer.py
 """
@@ -31,7 +32,7 @@ from areal.telemetry.run_directory import METRICS, RunDirectory, json_line
 
 GROUPS, SIZE, TOKENS = 10, 10, 100
 DISTINCT = 1000
-"""Records that are made; those of later updates are links to them, which are read all the same."""
+"""The number of generated records; those of later updates are links to them, and are read like others."""
 REPEATS = 5
 KEYS = (
     "loss", "grad_norm", "lr", "policy/entropy", "policy/kl", "policy/clip_ratio", "policy/behav_ratio",
@@ -41,12 +42,12 @@ KEYS = (
     "response/turns_mean", "response/trajectories_mean", "time/step", "time/wait", "time/sync",
     "time/generate", "overlap", "throughput/tokens_per_s", "throughput/trajectories_per_s",
 )  # fmt: skip
-"""A usual line of metrics."""
+"""The metrics of a typical line."""
 LOGPROBS = [-(random.Random(n).random() ** 4) * 5 for n in range(1000)]
 
 
 def make(folder: Path, steps: int) -> RunDirectory:
-    """Return the run, which is made if it is not there."""
+    """Return the run, and generate it if it does not exist."""
     name = f"{steps}-steps"
     if (folder / name / "whole").is_file():
         return RunDirectory.open(folder / name)
@@ -109,7 +110,10 @@ def timed(ask: Callable[[], Any]) -> float:
 def main() -> None:
     arguments = parser(__doc__, "viewer")
     arguments.add_argument(
-        "--steps", type=int, default=10_000, help="updates of the run, of 100 rollouts each (10000)"
+        "--steps",
+        type=int,
+        default=10_000,
+        help="updates of the run, with 100 rollouts each (default: 10000)",
     )
     given = arguments.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
@@ -143,7 +147,7 @@ def main() -> None:
 
 
 def shown(address: str) -> float | None:
-    """Return the seconds from the address to the curves in a headless Chromium; None: there is none."""
+    """Return the seconds until a headless Chromium shows the curves; None: there is no Chromium."""
     found = shutil.which("chromium"), shutil.which("chromedriver")
     if not all(found):
         return None
@@ -161,7 +165,7 @@ def shown(address: str) -> float | None:
 
 
 def show(driver: Any, address: str) -> None:
-    """Open the page, and wait for its curves."""
+    """Open the page, and wait until it shows the curves."""
     driver.get("about:blank")
     driver.get(address)
     there = (

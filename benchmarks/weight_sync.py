@@ -1,16 +1,17 @@
-"""What one weight update costs a run as engines are added, all at once or in turn (``engine.swap``).
+"""Measures the cost of a weight update per number of engines, all at once or in turn (``engine.swap``).
 
     python benchmarks/weight_sync.py [--engines 1,2,4,8] [--parameters 135] [--updates 5]
 
-Each engine is a process of its own that has a run's receiver, and copies what comes into weights of its own;
-it has no model. The learner's end, the engines' handles and the order of the calls are a run's, too. For each
-number of engines, backend and way:
+Each engine runs in its own process, which has the receiver of a run and copies the received weights into its
+own. It has no model. The learner's end, the engines' handles and the order of the calls are also those of a
+run. For each number of engines, backend and way, the benchmark prints:
 
 - sync: seconds from the first call until all engines have the new version;
-- still: seconds for which an engine generates nothing, in the mean;
-- lost: still of all engines together. Times an engine's tokens/s it is the tokens that an update costs.
+- still: mean seconds for which an engine generates nothing;
+- lost: the sum of *still* over all engines. Multiplied by an engine's tokens/s, it is the number of tokens
+  that an update costs.
 
-Where engines have GPUs of their own they load side by side; on this machine they share its cores.
+Engines with their own GPUs load in parallel. On this machine, they share its cores.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ LAYERS, VOCABULARY_SHARE = 24, 0.2
 
 
 class Timed(WorkerEngine):
-    """An engine as a run knows it, and the seconds for which its last load had it stand still."""
+    """The engine of a run, with the seconds for which its last load stopped generation."""
 
     still = 0.0
 
     async def load(self, version: int, digest: str = "") -> dict[str, float]:
-        """Load weights."""
+        """Load weights, and record the time without generation."""
         metrics = await super().load(version, digest)
         self.still = metrics["time/pause"]
         return metrics
@@ -50,7 +51,7 @@ class Timed(WorkerEngine):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Medians of the updates with one number of engines, in seconds."""
+    """The medians of the updates with one number of engines, in seconds."""
 
     backend: str
     swap: str
@@ -61,7 +62,7 @@ class Found:
 
 
 def weights(millions: float) -> list[tuple[str, torch.Tensor]]:
-    """Return float32 tensors of so many parameters in all, as many as a small transformer has."""
+    """Return float32 tensors with ``millions`` of parameters in total, as many as a small transformer has."""
     total = int(millions * 1e6)
     each = int(total * (1 - VOCABULARY_SHARE) / LAYERS / 7)
     found = [("embedding", torch.zeros(int(total * VOCABULARY_SHARE)))]
@@ -73,7 +74,7 @@ def weights(millions: float) -> list[tuple[str, torch.Tensor]]:
 async def measure(
     handles: list[Any], millions: float, backend: TransferBackend, in_turn: bool, updates: int
 ) -> Found:
-    """Make updates of these engines; the first, in which a group comes about, is not counted."""
+    """Update the weights of engines; the first update, which creates a group, does not count."""
     parameters, count = weights(millions), len(handles)
     sender = open_sender([backend] * count, parameters, torch.bfloat16, "cpu", in_turn=in_turn)
     made = [Timed(handle) for handle in handles]
@@ -131,9 +132,11 @@ def draw(output: Any, name: str, rows: list[Found]) -> None:
 
 def main() -> None:
     made = parser(__doc__, "weight_sync")
-    made.add_argument("--engines", default="1,2,4,8", help="numbers of engines (%(default)s)")
-    made.add_argument("--parameters", type=float, default=135, help="millions of them (%(default)s)")
-    made.add_argument("--updates", type=int, default=5, help="that are measured (%(default)s)")
+    made.add_argument("--engines", default="1,2,4,8", help="numbers of engines (default: %(default)s)")
+    made.add_argument(
+        "--parameters", type=float, default=135, help="millions of parameters (default: %(default)s)"
+    )
+    made.add_argument("--updates", type=int, default=5, help="measured updates (default: %(default)s)")
     arguments = made.parse_args()
     counts = [int(count) for count in arguments.engines.split(",")]
     rows = asyncio.run(measure_all(counts, arguments.parameters, arguments.updates))

@@ -1,24 +1,24 @@
-"""What a weight update costs the generation in flight: from the pause to the first token of the new weights.
+"""Measures the cost of a weight update for requests in flight: from the pause to the first new token.
 
     python benchmarks/weight_update.py --device cuda --parameters 0.5b --sequences 256
     python benchmarks/weight_update.py --device cuda --parameters 0.5b --sequences 256 --disaggregated
     python benchmarks/weight_update.py --device cpu --parameters tiny --sequences 16
 
-A learner's float32 weights, with random values that are new in each version, go to an engine on the same
-device or, ``--disaggregated``, on the next GPU (areal.weights), while as many requests as ``--sequences`` are
-always in flight. For each update, in seconds:
+A learner's float32 weights have new random values in each version. They go to an engine on the same device
+or, with ``--disaggregated``, on the next GPU (areal.weights). Meanwhile, ``--sequences`` requests are always
+in flight. For each update, the benchmark prints in seconds:
 
-- write: the learner's own, to make the new weights ready; generation goes on;
-- stop: from the call that pauses generation until it stands still;
-- load: for which the weights are loaded;
-- first: from the call that resumes generation until any request has its next token;
-- total: from the pause to that token, the sum of the three;
-- all: from the pause until every request that was in flight has its next token or is finished: each has its
-  prefix computed again under the new weights.
+- write: the learner's own time to prepare the new weights, while generation continues;
+- stop: the time from the call that pauses generation until generation stops;
+- load: the time to load the weights;
+- first: the time from the call that resumes generation until any request has its next token;
+- total: the time from the pause to that token, which is the sum of *stop*, *load* and *first*;
+- all: the time from the pause until every request that was in flight has its next token or is finished. The
+  engine recomputes the prefix of each of these requests under the new weights.
 
-Nothing else uses the device meanwhile. At the end the log-probabilities that the engine gives are compared
-with transformers' in the same type: under the last weights they must agree, under those before them they must
-not.
+Nothing else uses the device during the benchmark. At the end, the benchmark compares the log-probabilities of
+the engine with those of transformers in the same data type. They must agree under the last weights, and must
+not agree under the weights before those.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ from areal.weights.interface import VLLM_BACKEND, TransferBackend
 from areal.weights.sender import WeightSender, open_sender, transfer
 
 POLL = 0.0005
-"""Seconds between two looks for a new token."""
+"""Seconds between two checks for a new token."""
 COMPARED = 16
-"""Sequences whose log-probabilities are compared, of 64 tokens each."""
+"""The number of sequences, of 64 tokens each, whose log-probabilities are compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Lengths of prompts and responses, in tokens, and the type of the engine's weights."""
+    """The lengths of prompts and responses, in tokens, and the data type of the engine's weights."""
 
     prompt: int
     response: int
@@ -68,10 +68,11 @@ SCALES = {"cuda": Scale(512, 1024, torch.bfloat16), "cpu": Scale(64, 256, torch.
 
 
 class Watched:
-    """An engine, and when its requests have their next tokens after each resumption.
+    """An engine that records when its requests have their next tokens after generation resumes.
 
-    The front end knows how many tokens each request has. Outputs are sent whole, but not those of requests
-    with stop strings, which are looked for in the front end: these have one that never comes.
+    The front end knows the number of tokens of each request. It receives outputs only when they are complete,
+    except those of requests with stop strings, which the front end itself looks for. The requests here
+    therefore have a stop string that never occurs.
     """
 
     stop = ("never said",)
@@ -84,7 +85,7 @@ class Watched:
         self._watching: asyncio.Task[tuple[float, float]] | None = None
 
     async def update(self, version: int) -> dict[str, float]:
-        """Load new weights; return the parts of the time that it took."""
+        """Load new weights, and return the parts of the time that the update took."""
         begun = time.monotonic()
         metrics = await transfer(self.engine.load(version), asyncio.to_thread(self._sender.send))
         assert self._watching is not None
@@ -99,7 +100,7 @@ class Watched:
         }
 
     def tokens(self) -> dict[str, int]:
-        """Tokens that each request has by now."""
+        """Return the current number of tokens of each request."""
         states = self._llm.output_processor.request_states
         return {name: state.detokenizer.num_output_tokens() for name, state in states.items()}
 
@@ -120,7 +121,7 @@ class Watched:
 
 
 class Workload:
-    """Requests that follow one another, as many at a time as are asked for."""
+    """Sequential requests, as many at a time as the caller starts."""
 
     def __init__(self, watched: Watched, scale: Scale, vocabulary: int) -> None:
         self._watched, self._scale, self._vocabulary = watched, scale, vocabulary
@@ -128,25 +129,25 @@ class Workload:
         self.interrupted = 0
 
     def prompt(self) -> list[int]:
-        """Return random ids, no prompt like another."""
+        """Return a prompt of random token ids, different each time."""
         rng = random.Random(next(self._numbers))
         return [rng.randrange(5, self._vocabulary) for _ in range(self._scale.prompt)]
 
     async def generate(self, first: int) -> None:
-        """Send one request after another; the first asks for ``first`` tokens, so that they spread out."""
+        """Send sequential requests; the first asks for ``first`` tokens, so that requests spread out."""
         for length in itertools.chain([first], itertools.repeat(self._scale.response)):
             completion = await self.complete(self.prompt(), length)
             self.interrupted += len(set(completion.versions)) > 1
 
     async def complete(self, prompt: list[int], length: int) -> Completion:
-        """Generate ``length`` tokens."""
+        """Generate ``length`` tokens for a prompt."""
         sampling = Sampling(length, ignore_eos=True, stop=self._watched.stop)
         return await self._watched.engine.generate(prompt, sampling)
 
 
 @torch.no_grad()
 def randomize(model: torch.nn.Module, version: int) -> None:
-    """Give every parameter of a model the values that it has in ``version``."""
+    """Set every parameter of a model to its values in ``version``."""
     for number, (name, parameter) in enumerate(model.named_parameters()):
         generator = torch.Generator(parameter.device).manual_seed(version * 100_003 + number)
         noise = torch.randn(parameter.shape, generator=generator, device=parameter.device)
@@ -210,7 +211,7 @@ async def run(
     model: torch.nn.Module,
     sender: WeightSender,
 ) -> list[dict[str, float]]:
-    """Make the updates, one after another, each when all requests have gone on for a while."""
+    """Make the updates one after another, each one after all requests have continued for a while."""
     sequences = arguments.sequences
     requests = [
         asyncio.create_task(work.generate(1 + SCALES[arguments.device].response * (i + 1) // sequences))
@@ -242,7 +243,7 @@ async def run(
 def agreement(
     model: Any, scale: Scale, version: int, prompts: list[list[int]], found: list[Completion]
 ) -> dict[str, dict[str, float]]:
-    """Compare the engine's log-probabilities with transformers', under the last weights and those before."""
+    """Compare the log-probabilities of engine and transformers under the last weights and those before."""
     sampled = torch.tensor([completion.logprobs for completion in found])
     results = {}
     for name, which in (("last", version), ("before", version - 1)):
@@ -258,7 +259,7 @@ def agreement(
 
 
 def summary(updates: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Median and worst of each part."""
+    """Return the median and the maximum of each part."""
     return {
         part: {"median": statistics.median(values), "worst": max(values)}
         for part in updates[0]
@@ -288,11 +289,15 @@ def draw(arguments: argparse.Namespace, results: dict[str, Any]) -> None:
 def main() -> None:
     made = parser(__doc__, "weight_update")
     made.add_argument("--device", choices=sorted(SCALES), default="cuda")
-    made.add_argument("--parameters", choices=list(QWEN2), default="0.5b", help="size of the model (0.5b)")
-    made.add_argument("--sequences", type=int, default=256, help="requests in flight (256)")
-    made.add_argument("--updates", type=int, default=10, help="that are measured (10)")
-    made.add_argument("--disaggregated", action="store_true", help="learner and engine on a GPU each")
-    made.add_argument("--interval", type=float, default=2, help="seconds between two updates, at least (2)")
+    made.add_argument(
+        "--parameters", choices=list(QWEN2), default="0.5b", help="size of the model (default: 0.5b)"
+    )
+    made.add_argument("--sequences", type=int, default=256, help="requests in flight (default: 256)")
+    made.add_argument("--updates", type=int, default=10, help="measured updates (default: 10)")
+    made.add_argument("--disaggregated", action="store_true", help="use one GPU each for learner and engine")
+    made.add_argument(
+        "--interval", type=float, default=2, help="minimum seconds between two updates (default: 2)"
+    )
     arguments = made.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = asyncio.run(measure(arguments, Path(folder)))

@@ -1,4 +1,4 @@
-"""Which GPUs a model needs: the memory plan for models with Qwen2.5's shapes on GPUs of given sizes.
+"""Plans which GPUs a model needs: the memory of models with Qwen2.5's shapes on GPUs of given sizes.
 
     python benchmarks/which_gpu.py --gpus 1x24,1x48,1x80,1x141
     python benchmarks/which_gpu.py --gpus 2x80,8x80
@@ -12,7 +12,7 @@ For each model and machine, the script prints the first way of training that fit
 - *QLoRA, FP8*: the same with `engine.quantization=fp8`;
 - *QLoRA, FP8, 1,024 tokens*: the same with conversations of half the length.
 
-With several GPUs, the learner has as few as possible, and the engines use the others. The script needs no
+With several GPUs, the learner uses as few as possible, and the engines use the others. The script needs no
 GPU, because it estimates the memory (areal/placement/memory.py). `python benchmarks/memory_estimate.py`
 compares such estimates with the actual memory of a learner. `areal train --dry-run --on 1x24` plans a single
 run.
@@ -101,7 +101,7 @@ def first_that_fits(shape: Shape, inventory: Inventory, config: Config) -> str:
 
 
 def _division(processes: int, engines: int, parallel: int) -> str:
-    """Return how several GPUs are divided, in words."""
+    """Return a description of how several GPUs are divided."""
     learner = f"learner on {processes} GPU{'s' * (processes > 1)}"
     each = f" of {parallel} GPUs each" if parallel > 1 else ""
     return f"{learner}, {engines} engine{'s' * (engines > 1)}{each}"

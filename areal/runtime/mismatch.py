@@ -59,7 +59,8 @@ class MismatchWatch:
         if not self._looks or found is None or metrics["mismatch/tokens"] * tokens < _ENOUGH:
             return None
         what = (
-            f"the log-probabilities of engine and learner differ by {found:.2g} on average (mismatch/logprob)"
+            f"the log-probabilities of the engine and the learner differ by {found:.2g} on average "
+            "(mismatch/logprob)"
         )
         if not found <= self.limit:  # also false for NaN
             raise UserError(

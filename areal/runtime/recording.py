@@ -73,7 +73,7 @@ class StepRecorder:
         records: the run directory, the display and the alarms.
         rollouts: counts tokens and failures.
         worker: runs the episodes, and knows how long the engines were busy.
-        mismatch: compares the log-probabilities of engine and learner.
+        mismatch: compares the log-probabilities of the engine and the learner.
         journal: writes the batches.
     """
 

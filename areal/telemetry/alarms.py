@@ -45,7 +45,7 @@ _WHOLE = ("reward/mean", "reward/std")
 _EQUAL = 1e-9
 """Maximum standard deviation of equal rewards, because their mean is rounded."""
 _MISMATCH = 0.1
-"""Mean difference in nats between the log-probabilities of engine and learner that is usual in 16 bits."""
+"""Mean difference in nats, usual in 16 bits, between the log-probabilities of the engine and the learner."""
 _HELD = 0.1
 """Share of the time in which the learner waits for groups that are near their bound."""
 _IDLE = 0.3
@@ -209,10 +209,10 @@ def _mismatch(recent: Lines) -> str:
     if not _all(recent, "mismatch/logprob", lambda x: x > _MISMATCH):
         return ""
     return (
-        f"the log-probabilities of engine and learner differ (by {recent[-1]['mismatch/logprob']:.2g} on "
-        f"average) in {_when(recent)}; set engine.dtype=float32 and learner.dtype=float32 if memory allows, "
-        "and do not use rollout.interruption=keep; if the difference remains, please report it with the "
-        "model's name"
+        "the log-probabilities of the engine and the learner differ (by "
+        f"{recent[-1]['mismatch/logprob']:.2g} on average) in {_when(recent)}; set engine.dtype=float32 and "
+        "learner.dtype=float32 if memory allows, and do not use rollout.interruption=keep; if the difference "
+        "remains, please report it with the model's name"
     )
 
 

@@ -85,7 +85,7 @@ def test_a_run_that_is_well_is_left_alone():
         (
             {"mismatch/logprob": 0.11},
             "log-probability mismatch",
-            "log-probabilities of engine and learner differ (by 0.11 on average)",
+            "log-probabilities of the engine and the learner differ (by 0.11 on average)",
         ),
     ],
 )

@@ -34,7 +34,7 @@ def test_it_warns_once_and_far_off_ends_the_run(
     assert looking.look({}, 1000) is None, "nothing could be compared"
     warning = looking.look(metrics(far / 3), 1000)
     assert warning is not None
-    assert warning.startswith("warning: the log-probabilities of engine and learner differ by ")
+    assert warning.startswith("warning: the log-probabilities of the engine and the learner differ by ")
     assert "\n" not in warning
     assert looking.look(metrics(far / 3), 1000) is None, "once"
     for worst in (far, float("nan")):
