@@ -12,8 +12,11 @@ from areal.errors import UserError
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
-def check_folder(path: Path) -> Path:
+def check_folder(path: Path, weights: bool = True) -> Path:
     """Return ``path`` if it contains a configuration, weights and a tokenizer.
+
+    Args:
+        weights: whether it must contain weights; a plan needs none.
 
     Raises:
         UserError: a file is missing or damaged; the message names it.
@@ -30,7 +33,8 @@ def check_folder(path: Path) -> Path:
     missing = [key for key in ("model_type", "architectures") if not config.get(key)]
     if missing:
         raise UserError(f"'{path}' is not a model: its config.json has no {' and no '.join(missing)}")
-    _check_weights(path)
+    if weights:
+        _check_weights(path)
     if not has_tokenizer(path):
         raise UserError(f"'{path}' has no tokenizer; add one of {', '.join(_TOKENIZER_FILES)}")
     return path

@@ -15,12 +15,15 @@ _MODEL_FORMS = f"a model is '{STARTER}', a folder, or a hub id such as Org/Model
 _HUB_PART = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 
 
-def resolve_model(name: str) -> str:
+def resolve_model(name: str, weights: bool = True) -> str:
     """Return the name for ``transformers`` and vLLM: an absolute folder, or the hub id unchanged.
 
     ``'starter'`` is the model that ships with areal. A folder must contain a complete model. A run
     directory stands for the ``model`` folder inside it or, if the run is not finished, for that of its last
     checkpoint. Nothing is downloaded.
+
+    Args:
+        weights: whether a folder must contain weights; a plan needs none.
 
     Raises:
         UserError: the folder does not exist or is not a model (the message says what is missing), or the name
@@ -32,7 +35,7 @@ def resolve_model(name: str) -> str:
         raise UserError(f"{name!r} is not the name of a model; {_MODEL_FORMS}")
     path = Path(name).expanduser()
     if path.is_dir():
-        return str(check_folder(_model_of_run(path)).resolve())
+        return str(check_folder(_model_of_run(path), weights).resolve())
     if path.exists():
         raise UserError(f"'{name}' is a file; give its folder, '{path.parent}'")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or name.endswith("/"):

@@ -34,7 +34,7 @@ def recipe_for(
     name, model = data.get("recipe"), str(data.get("model", STARTER))
     if name == recipes.NONE or (name is None and (model == STARTER or "://" in model)):
         return {}
-    described = {} if "://" in model else model_config(resolve_model(model))
+    described = {} if "://" in model else model_config(resolve_model(model, weights=False))
     if name is not None:
         found = recipes.read(str(name))
         return _fitting(found if training else _only_lengths(found), described)

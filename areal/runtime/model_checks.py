@@ -96,7 +96,7 @@ def check_sight(env: str, agent: Any, model: str | None = None) -> None:
             f"environment '{env}' shows images ({_WHERE}), which a program does not receive; choose an "
             "agent such as single-turn or multi-turn"
         )
-    if model is not None and not sees(resolve_model(model)):
+    if model is not None and not sees(resolve_model(model, weights=False)):
         raise UserError(
             f"environment '{env}' shows images ({_WHERE}), and the model {model} cannot see them; choose "
             f"one of {', '.join(FAMILIES.values())}"

@@ -134,7 +134,7 @@ def plan(
 
     Args:
         training: whether there is a learner in addition to the engine.
-        inventory: the available hosts and devices; None: those of the cluster.
+        inventory: hosts and devices to plan for, without the model's weights; None: those of the cluster.
         cluster: the hosts that the run holds; None: only this machine.
 
     Raises:
@@ -147,7 +147,7 @@ def plan(
 
         require_packages(config.learner)
     agent = make_agent(config)
-    resolve_model(config.model)  # checked before the environment, which may take long to start
+    resolve_model(config.model, inventory is None)  # before the environment, which may start slowly
     env = registry.make_env(config.env, **config.env_options)
     problems, limit = config.evaluation.problems, config.rollout.env_time_limit
     look = look_at(env, config.env, problems, training, limit, takes_steps(agent))
@@ -196,7 +196,7 @@ def _planned(
     inventory: Inventory | None,
     cluster: Cluster | None,
 ) -> Plan:
-    model, notices = resolve_model(config.model), list[str]()
+    model, notices = resolve_model(config.model, inventory is None), list[str]()
     if (checkpoint := last_checkpoint(config.model)) is not None:
         notices.append(f"{config.model} has no final model; using its last checkpoint, {checkpoint}")
         config = config.model_copy(update={"model": str(checkpoint)})

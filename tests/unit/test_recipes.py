@@ -232,6 +232,10 @@ def test_a_dry_run_plans_for_gpus_that_are_not_there(
     for wrong in ("24", "0x24", "1x25"):
         assert f"'{wrong}' is not of the form COUNTxSIZE" in said("--dry-run", "--on", wrong)
     assert "add --dry-run" in said("--on", "1x24")
+    for weights in Path(seven).glob("*.safetensors"):
+        weights.unlink()
+    assert said("--dry-run", "--on", "1x48") == fits
+    assert "has no weights" in said("--dry-run")
 
 
 @pytest.mark.parametrize(
