@@ -128,21 +128,21 @@ def splits_are_disjoint(subject: Subject) -> str:
         raise Broken(f"count('train') and count('test') are {sizes[0]} and {sizes[1]}; neither may be 0")
     train = _of_splits(subject, subject.tasks(min(200, sizes[0] or 200)))
     test = _of_splits(subject, held_out(env, 200))
-    if train & test and len(train | test) > 1:
+    both = [question for key, question in test.items() if key in train]
+    if both and len(train | test) > 1:
         raise Broken(
-            f"{len(train & test)} of {len(test)} held-out problems are also in the train split, such as "
-            f"{short(next(iter(train & test)))}; remove them, because an evaluation must not use training "
+            f"{len(both)} of {len(test)} held-out problems are also in the train split, such as "
+            f"{short(both[0])}; remove them, because an evaluation must not use training "
             "problems"
         )
     return "no held-out problem was found in the train split"
 
 
-def _of_splits(subject: Subject, tasks: list[dict[str, Any]]) -> set[Any]:
-    """Return the questions; for a mixture, only those of environments that have splits."""
+def _of_splits(subject: Subject, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the questions by their text; for a mixture, only those of environments that have splits."""
     asked = [subject.reset(subject.env, task) for task in tasks]
-    return {
-        repr(content_of(observation)) for observation, info in asked if "split" in info or "env" not in info
-    }
+    found = [content_of(observation) for observation, info in asked if "split" in info or "env" not in info]
+    return {repr(question): question for question in found}
 
 
 def rewards_are_whole(subject: Subject) -> str:
