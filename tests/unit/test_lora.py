@@ -183,7 +183,7 @@ def test_ranks_and_scales_are_peft_s_and_go_into_its_files(tmp_path: Path):
         ({"target_modules": ["qkv"]}, r"lora_options: .*qkv"),
         ({"rslora": True}, r"lora_options\.rslora"),
         ({"use_rslora": True}, "also set lora_alpha"),
-        ({"rank_pattern": {"q_proj": 0}}, "greater than or equal to 1"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern.q_proj=0 must be at least 1"),
     ],
 )
 def test_what_would_be_adapted_otherwise_than_was_meant_is_refused(options: dict[str, Any], complaint: str):
