@@ -160,11 +160,11 @@ async def test_with_other_learner_settings_it_goes_on_from_the_checkpoint(
     # A checkpoint may have been in the making until now.
     discarded = r"warning: updates \d to 5 are discarded, because .*learner.learning_rate: 5e-05 → 0.001\)"
     assert re.search(f"# {discarded}", said("learner.learning_rate=1e-3", "--dry-run").out)
-    # Before anything that takes long: here, the agent does not exist.
-    errors = said("learner.learning_rate=1e-3", "agent=none").err.splitlines()
+    # Before the run starts: here, the agent does not have the option.
+    errors = said("learner.learning_rate=1e-3", "agent_options.none=1").err.splitlines()
     assert re.match(discarded, errors[0])
     assert errors[1].startswith("areal: error: ")
-    assert "discarded" not in said("agent=none").err
+    assert "discarded" not in said("agent_options.none=1").err
     assert "discarded" not in said("--dry-run").out
     await asynchronous(ScriptedEngine(), run, other, point)
     assert [line["step"] for line in read_metrics(run.path)] == [1, 2, 3, 4, 5, 6]
