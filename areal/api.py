@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from areal.runtime.replay import Replay
     from areal.runtime.resuming import ResumePoint
     from areal.workers.cluster import Cluster
-
-_LOADING = "loading PyTorch, transformers and vLLM"
 
 
 def train(
@@ -66,10 +64,9 @@ def train(
         require_free_name(resolved)
 
     from areal.runtime.early import started_early
-    from areal.telemetry.progress import announced
 
     with started_early(resolved) as early:
-        with announced(_LOADING, sys.stderr if show else None):
+        with _loading(show):
             from areal.runtime.build import held_cluster  # takes seconds, while those processes import, too
             from areal.runtime.run import run_training
 
@@ -77,9 +74,16 @@ def train(
         for line in start.notices if start is not None and show else ():
             print(f"warning: {line}", file=sys.stderr, flush=True)  # while Ctrl-C loses nothing
         with held_cluster(resolved) as cluster:
-            with announced(_LOADING, sys.stderr if show else None):
+            with _loading(show):
                 checked = replace(check(resolved, cluster=cluster), early=early)
             return _run(run_training(checked, None if resume is None else Path(resume), show, start))
+
+
+def _loading(show: bool) -> AbstractContextManager[None]:
+    """Show on a terminal that the imports of a run take seconds."""
+    from areal.telemetry.progress import announced
+
+    return announced("loading PyTorch, transformers and vLLM", sys.stderr if show else None)
 
 
 def _require_known_names(config: Config) -> None:
@@ -148,15 +152,14 @@ def evaluate(
     _require_known_names(resolved)
 
     from areal.runtime.early import started_early
-    from areal.telemetry.progress import announced
 
     with started_early(resolved, training=False) as early:
-        with announced(_LOADING, sys.stderr if show else None):
+        with _loading(show):
             from areal.runtime.build import held_cluster
             from areal.runtime.run import run_evaluation
 
         with held_cluster(resolved) as cluster:
-            with announced(_LOADING, sys.stderr if show else None):
+            with _loading(show):
                 checked = replace(check(resolved, training=False, cluster=cluster), early=early)
             return _run(run_evaluation(checked, show))
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from areal.config import Config
 from areal.evaluation.endpoint import is_endpoint
-from areal.placement.inventory import probe
+from areal.placement.inventory import Inventory, probe
 from areal.placement.placement import place
 from areal.rollout.vllm_start import EngineSettings, is_eager, variables
 from areal.workers.early import EarlyProcesses
@@ -20,7 +19,7 @@ _OF_LEARNERS = ("areal.runtime.replay", "transformers.models.auto.modeling_auto"
 
 @contextmanager
 def started_early(
-    config: Config, training: bool = True, cores: int | None = None
+    config: Config, training: bool = True, inventory: Inventory | None = None
 ) -> Iterator[EarlyProcesses | None]:
     """Start processes on this machine; those that no worker of the run takes over end with the block.
 
@@ -29,7 +28,7 @@ def started_early(
 
     Args:
         training: whether there is a learner in addition to the engines.
-        cores: number of CPU cores that the run may use; None: those of this process.
+        inventory: this machine; None: it is probed.
 
     Raises:
         UserError: there are not enough devices.
@@ -37,7 +36,7 @@ def started_early(
     if config.placement != "local" or is_endpoint(config.model):
         yield None
         return
-    placement = place(probe(config.device), config, training)
+    placement = place(inventory or probe(config.device), config, training)
     with EarlyProcesses() as early:
         for number, engine in enumerate(placement.engines):
             # Settings that do not affect the environment come with the plan.
@@ -55,7 +54,7 @@ def started_early(
                 visible_devices=engine.visible_on(engine.host),
             )
             start_early(early, f"engine {number}", variables(settings), _OF_ENGINES)
-        free = (cores or len(os.sched_getaffinity(0))) - 1 - len(placement.engines)
+        free = placement.inventory.hosts[0].cores - 1 - len(placement.engines)
         for number in range(len(placement.ranks) if free >= len(placement.ranks) else 0):
             start_early(early, f"learner rank {number}", {}, _OF_LEARNERS)
         yield early

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from toys import Toy, never_made
 from until import until
 
 from areal.config import parse_config
+from areal.placement.inventory import Inventory, probe
 from areal.rollout.vllm_start import variables
 from areal.runtime.early import started_early
 from areal.runtime.engine_setup import engine_settings
@@ -170,10 +172,11 @@ async def test_a_run_starts_those_that_its_plan_asks_for(settings: dict[str, Any
     engines, ranks = config.engine.count or 1, config.learner.processes
     names = [f"engine {n}" for n in range(engines)]
     names += [f"learner rank {n}" for n in range(ranks) if cores > 2]
-    with started_early(config, cores=cores) as early:
+    here = Inventory((replace(probe("cpu").hosts[0], cores=cores),))
+    with started_early(config, inventory=here) as early:
         assert early is not None
         await named(*names)
-        checked = plan(config)
+        checked = plan(config, inventory=here)
         asked = [
             (f"engine {n}", variables(engine_settings(checked, n, engine, (1,), None)))
             for n, engine in enumerate(checked.placement.engines)
